@@ -1,0 +1,25 @@
+"""MPI: the world, agreed errors, reductions in pieces, the share of a node. Only here is mpi4py.
+
+Importing this package does not start MPI; `world()` does.
+"""
+
+from hpcnk.comm.agree import agreement, any_rank, on_root
+from hpcnk.comm.launcher import Launcher, launcher
+from hpcnk.comm.node import threads_per_rank
+from hpcnk.comm.reduce import assemble_rows, sum_over_ranks
+from hpcnk.comm.world import Communicator, abort, active, world
+
+__all__ = [
+    "Communicator",
+    "Launcher",
+    "abort",
+    "active",
+    "agreement",
+    "any_rank",
+    "assemble_rows",
+    "launcher",
+    "on_root",
+    "sum_over_ranks",
+    "threads_per_rank",
+    "world",
+]

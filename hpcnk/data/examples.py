@@ -1,0 +1,145 @@
+"""Opening a deck's data set, describing it, and loading the rows that the deck asks for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from hpcnk.data.arrays import Arrays
+from hpcnk.data.cifar10 import Cifar10
+from hpcnk.data.digits import Digits
+from hpcnk.data.select import select
+from hpcnk.data.source import Array, Description, Part, RowNumbers, Source, Task, rows_per_block
+from hpcnk.deck import DataSection
+from hpcnk.errors import DataError
+
+_READERS: dict[str, Callable[[Path], Source]] = {"cifar10": Cifar10, "arrays": Arrays}
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The selected rows as stored.
+
+    `x_*` (rows, *input_shape) in the stored type; `y_*` classes (rows,) int64 or targets
+    (rows, outputs) float64; `train_rows`, `test_rows` their row numbers in the data set.
+    `classes` is None for regression. The digests are SHA-256, in hexadecimal, of shapes, types
+    and bytes of x and y: of each part, and of the two part digests together.
+    """
+
+    x_train: Array
+    y_train: Array
+    x_test: Array
+    y_test: Array
+    train_rows: RowNumbers
+    test_rows: RowNumbers
+    task: Task
+    classes: int | None
+    digest_train: str
+    digest_test: str
+    digest: str
+
+
+def open_source(section: DataSection) -> Source:
+    """Return the reader of the deck's data set. Raises DataError when it cannot be read."""
+    if section.dataset == "digits":
+        return Digits()
+    if section.dataset not in _READERS:
+        known = ", ".join(["digits", *_READERS])
+        raise DataError(f"there is no data set {section.dataset!r}", f"choose one of {known}")
+    if section.path is None:
+        raise DataError(f"data set {section.dataset} needs a path", "set data.path")
+    return _READERS[section.dataset](Path(section.path))
+
+
+def describe(section: DataSection) -> Description:
+    """Shape and size of what `load` would return, at little cost: no inputs are read.
+
+    Labels are read where the answer depends on them: for `per_class`, and in `arrays` for the
+    number of classes. CIFAR-10's Python version must be unpickled. Raises DataError.
+    """
+    source = open_source(section)
+    available = source.describe()
+    return replace(
+        available,
+        train_rows=len(_rows(section, source, available, "train")),
+        test_rows=len(_rows(section, source, available, "test")),
+    )
+
+
+def load(section: DataSection) -> Examples:
+    """Read the rows that the deck selects.
+
+    Raises DataError for NaN and infinite values and for images that are zero everywhere.
+    """
+    source = open_source(section)
+    available = source.describe()
+    train = _rows(section, source, available, "train")
+    test = _rows(section, source, available, "test")
+    x_train, y_train = _read(source, "train", train)
+    x_test, y_test = _read(source, "test", test)
+    digests = _digest(x_train, y_train), _digest(x_test, y_test)
+    return Examples(
+        x_train=x_train,
+        y_train=y_train,
+        x_test=x_test,
+        y_test=y_test,
+        train_rows=train,
+        test_rows=test,
+        task=available.task,
+        classes=available.outputs if available.task == "classification" else None,
+        digest_train=digests[0],
+        digest_test=digests[1],
+        digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
+    )
+
+
+def _rows(section: DataSection, source: Source, available: Description, part: Part) -> RowNumbers:
+    classes = available.outputs if available.task == "classification" else None
+    wanted = section.train if part == "train" else section.test
+    return select(wanted, part, available.rows(part), classes, partial(source.labels, part))
+
+
+def _read(source: Source, part: Part, rows: RowNumbers) -> tuple[Array, Array]:
+    x, y = source.read(part, rows)
+    _refuse_infinite(x, rows, f"x_{part}")
+    _refuse_infinite(y, rows, f"y_{part}")
+    if x.ndim == 4:
+        _refuse_blank(x, rows, part)
+    return x, y
+
+
+def _refuse_infinite(values: Array, rows: RowNumbers, name: str) -> None:
+    if values.dtype.kind != "f":
+        return
+    step = rows_per_block(values[0].nbytes)
+    for start in range(0, len(values), step):
+        block = values[start : start + step].reshape(len(values[start : start + step]), -1)
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if bad.size:
+            row = rows[start + bad[0]]
+            raise DataError(
+                f"row {row} of {name} holds NaN or infinite values", "repair or drop this row"
+            )
+
+
+def _refuse_blank(images: Array, rows: RowNumbers, part: Part) -> None:
+    blank = np.flatnonzero(~images.any(axis=(1, 2, 3)))
+    if blank.size:
+        raise DataError(
+            f"row {rows[blank[0]]} of x_{part} is an image of zeros alone, "
+            f"as are {blank.size - 1} more",
+            "drop such rows: no kernel is defined for them",
+        )
+
+
+def _digest(x: Array, y: Array) -> str:
+    digest = hashlib.sha256()
+    for values in (x, y):
+        digest.update(f"{values.shape} {values.dtype.str}\n".encode())
+        digest.update(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""Pydantic's errors into sentences: a user reads what was expected and what came, no jargon."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from hpcnk.deck.fields import Expected
+from hpcnk.deck.loader import resolve
+from hpcnk.deck.problems import KeyPath, Problem, show
+from hpcnk.deck.schema import Deck
+from hpcnk.deck.tree import Tree
+
+Models = Sequence[type[BaseModel]]
+
+
+def explain(errors: Sequence[Mapping[str, Any]], tree: Tree) -> list[Problem]:
+    """Make one problem of each pydantic error, but for values that could not even be read."""
+    problems = (_problem(error, tree) for error in errors)
+    return [problem for problem in problems if not tree.covers(problem.path)]
+
+
+def _problem(error: Mapping[str, Any], tree: Tree) -> Problem:
+    path: KeyPath = error["loc"]
+    context = error.get("ctx", {})
+    if error["type"] == "extra_forbidden":
+        return Problem(tree.line(path), path, _unknown_key(path))
+    if error["type"] == "missing":
+        text = f"expected {expected(path)}, got nothing: this key is required"
+        return Problem(tree.line(path), path, text)
+    if error["type"] == "architecture":
+        path = tree.existing((*path, *context["path"]))
+        return Problem(tree.line(path), path, _with_advice(context["what"], context["advice"]))
+    if error["type"] == "refused":
+        text = f"expected {context['expected']}, got {context['got']}"
+        return Problem(tree.line(path), path, text)
+    text = f"expected {expected(path)}, got {show(error['input'])}{_hint(error)}"
+    return Problem(tree.line(path), tree.existing(path), text)
+
+
+def _with_advice(what: str, advice: str) -> str:
+    return f"{what} ({advice})" if advice else what
+
+
+def _hint(error: Mapping[str, Any]) -> str:
+    """Say what is wrong with a value that looks right."""
+    kind, value = error["type"], error["input"]
+    if kind == "int_type" and isinstance(value, float):
+        return ", which is not an integer"
+    if kind in ("int_type", "float_type", "value_error") and _is_number_as_text(value):
+        return ", which is text (write the number without quotes)"
+    if kind == "finite_number":
+        return ", which is not finite"
+    if kind == "string_type" and isinstance(value, (bool, int, float)):
+        return ", which is not text (put it in quotes)"
+    return ""
+
+
+def _is_number_as_text(value: object) -> bool:
+    number = resolve(value) if isinstance(value, str) else None
+    return isinstance(number, (int, float)) and not isinstance(number, bool)
+
+
+def _unknown_key(path: KeyPath) -> str:
+    key = str(path[-1])
+    valid = valid_keys(path[:-1])
+    near = difflib.get_close_matches(key.lower(), valid, n=1)
+    advice = f"; did you mean {near[0]!r}?" if near else _elsewhere(key)
+    return f"expected one of {', '.join(valid)}, got the unknown key {show(key)}{advice}"
+
+
+def _elsewhere(key: str) -> str:
+    """Point to the section that has such a key, for a deck with wrong indentation."""
+    homes = [section for section in valid_keys(()) if key in valid_keys((section,))]
+    return f"; it belongs under {homes[0]!r}" if homes else ""
+
+
+def models_in(annotation: object) -> Models:
+    """Find the deck's sections in a field's type, such as both of `Rows | PerClass | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in get_args(annotation) for model in models_in(part)]
+
+
+def phrase(info: FieldInfo) -> str:
+    """Say what a field takes."""
+    phrases = [note.phrase for note in info.metadata if isinstance(note, Expected)]
+    return phrases[0] if phrases else f"a mapping with {_keys(models_in(info.annotation))}"
+
+
+def expected(path: KeyPath) -> str:
+    """Say what the key at a path takes; below a list, what the list takes."""
+    info = _descend(path)[0]
+    return f"a mapping with {_keys([Deck])}" if info is None else phrase(info)
+
+
+def valid_keys(path: KeyPath) -> list[str]:
+    """List the keys that a mapping at this path may hold."""
+    return [key for model in _descend(path)[1] for key in model.model_fields]
+
+
+def _keys(models: Models) -> str:
+    return "the keys " + ", ".join(key for model in models for key in model.model_fields)
+
+
+def _descend(path: KeyPath) -> tuple[FieldInfo | None, Models]:
+    """Follow a path through the sections' types: the last field on it and the sections below."""
+    info: FieldInfo | None = None
+    models: Models = [Deck]
+    for step in path:
+        fields = {key: field for model in models for key, field in model.model_fields.items()}
+        if step in fields:
+            info = fields[str(step)]
+            models = models_in(info.annotation)
+    return info, models

@@ -1,0 +1,69 @@
+"""A deck's problems: where each lies, how it is written, and the one error that lists them all."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpcnk.errors import DeckError
+
+KeyPath = tuple[str | int, ...]
+
+MAX_SHOWN = 50
+ADVICE = "correct the deck and run the command again; `hpcnk check --help` lists every key"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the deck's line (from 1), the key's path (empty: the whole file), a sentence."""
+
+    line: int
+    path: KeyPath
+    text: str
+
+
+def show_path(path: KeyPath) -> str:
+    """Write a key path as `solve.ridge[1]`; a key that is no plain word stands in quotes."""
+    shown = ""
+    for step in path:
+        if isinstance(step, int):
+            shown += f"[{step}]"
+        else:
+            shown += "." * bool(shown) + (
+                step if re.fullmatch(r"[\w-]{1,60}", step) else show(step)
+            )
+    return shown
+
+
+def show(value: object, width: int = 60) -> str:
+    """Write a value as it would stand in YAML on one line, cut to `width` characters."""
+    text = _flow(value)
+    return text if len(text) <= width else text[: width - 3] + "..."
+
+
+def _flow(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    return repr(value)
+
+
+def deck_error(source: object, problems: Iterable[Problem]) -> DeckError:
+    """Join problems, sorted by line and each once, into the error that a command prints."""
+    ordered = sorted(dict.fromkeys(problems), key=lambda problem: problem.line)
+    entries = [_entry(source, problem) for problem in ordered[:MAX_SHOWN]]
+    if len(ordered) > MAX_SHOWN:
+        entries.append(f"{source}: and {len(ordered) - MAX_SHOWN} more problems")
+    # An undecodable byte in a name must not turn the message into a second error when printed.
+    what = "\n".join(entries).encode("utf-8", "backslashreplace").decode("utf-8")
+    return DeckError(what, ADVICE)
+
+
+def _entry(source: object, problem: Problem) -> str:
+    place = f"{show_path(problem.path)}: " if problem.path else ""
+    one_line = " ".join(problem.text.split())
+    return f"{source}:{problem.line}: {place}{one_line}"

@@ -1,0 +1,247 @@
+"""The deck: frozen, typed sections. What is not named here is refused, in every section."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
+from hpcnk.deck.fields import (
+    Count,
+    Expected,
+    Flag,
+    Folder,
+    Index,
+    Name,
+    OptionalPath,
+    Positive,
+    Ridges,
+    Seed,
+    Tolerance,
+    Validation,
+    check_path,
+)
+from hpcnk.errors import ArchitectureError
+
+CheckLayers = Callable[[object], None]
+
+
+class Section(BaseModel):
+    """A mapping of the deck: frozen, with no keys but its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Rows(Section):
+    """Consecutive rows of a data set, in the order in which it is published."""
+
+    start: Index = Field(default=0, description="first row, counted from 0")
+    count: Count = Field(description="number of rows")
+
+
+class PerClass(Section):
+    """The same number of rows of each class, drawn at random."""
+
+    per_class: Count = Field(description="rows drawn of each class")
+    seed: Seed = Field(default=0, description="seed of the draw")
+
+
+def _selection(value: object) -> object:
+    """Choose between Rows and PerClass by the form, so that a mistake gives one message."""
+    if value is None or isinstance(value, (Rows, PerClass)):
+        return value
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Rows.model_validate({"count": value})
+    if not isinstance(value, dict) or not value:
+        raise ValueError(value)
+    forms: tuple[type[Section], ...] = (Rows, PerClass)
+    unknown = [key for key in value if all(key not in form.model_fields for form in forms)]
+    if unknown:
+        raise ValidationError.from_exception_data("selection", list(map(_extra, unknown)))
+    for form in forms:
+        if all(key in form.model_fields for key in value):
+            return form.model_validate(value)
+    raise ValueError(value)
+
+
+def _extra(key: str) -> InitErrorDetails:
+    return InitErrorDetails(type="extra_forbidden", loc=(key,), input=None)
+
+
+Selection = Annotated[
+    Rows | PerClass | None,
+    BeforeValidator(_selection),
+    Expected("a number of rows, {start, count} or {per_class, seed}"),
+]
+
+
+class Whitening(Section):
+    """Regularised ZCA, fitted on the training rows."""
+
+    regularization: Positive = Field(
+        description="added to every eigenvalue of the covariance, in units of their mean"
+    )
+
+
+class DataSection(Section):
+    """Which rows of which data set, and how they are prepared."""
+
+    dataset: Annotated[
+        Literal["digits", "cifar10", "arrays"], Expected("digits, cifar10 or arrays")
+    ] = Field(
+        description="digits: scikit-learn's 8 x 8 handwritten digits; cifar10: the binary or the "
+        "Python version; arrays: one .npz or HDF5 file with x_train, y_train, x_test, y_test"
+    )
+    path: OptionalPath = Field(
+        default=None,
+        validate_default=True,
+        description="folder of CIFAR-10's batches, or file of the arrays, relative to the working "
+        "directory; none for digits",
+    )
+    train: Selection = Field(
+        default=None, description="training rows", json_schema_extra={"default": "all rows"}
+    )
+    test: Selection = Field(
+        default=None, description="test rows", json_schema_extra={"default": "all rows"}
+    )
+    validation: Validation = Field(
+        default=0,
+        description="share or number of the training rows that are kept back to choose the ridge; "
+        "0 for none",
+    )
+    whitening: Annotated[
+        Whitening | None, Expected("{regularization: a finite number above 0}")
+    ] = Field(default=None, description="regularised ZCA whitening of images; none if left out")
+    seed: Seed = Field(default=0, description="seed of the validation split")
+    normalize: Flag = Field(
+        default=True,
+        description="standardise channels, then centre each image and scale it to length 1",
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _path_fits(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        return check_path(path, info.data.get("dataset"))
+
+
+class KernelSection(Section):
+    """Which kernel, and how its matrix is computed.
+
+    `layers` are the plain lists and mappings of the deck: read-only by agreement.
+    """
+
+    layers: Annotated[
+        Any, Expected("a preset such as cv8, {preset: fc, depth: 3}, or a list of layers")
+    ] = Field(
+        description="the network: a preset's name, a preset with its settings, or a list of layers"
+    )
+    kind: Annotated[Literal["ntk", "nngp"], Expected("ntk or nngp")] = Field(
+        default="ntk", description="neural tangent kernel, or network Gaussian process kernel"
+    )
+    dtype: Annotated[Literal["float32", "float64"], Expected("float32 or float64")] = Field(
+        default="float32", description="precision of the kernel's entries"
+    )
+    tile: Count = Field(default=512, description="rows and columns of one tile of the matrix")
+    backend: Annotated[Literal["auto", "cpu", "gpu"], Expected("auto, cpu or gpu")] = Field(
+        default="auto", description="where tiles are computed; auto takes a GPU if there is one"
+    )
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_fit(cls, layers: object, info: ValidationInfo) -> object:
+        """Check the architecture, where the reader of the deck gave a check for it."""
+        check: CheckLayers | None = (info.context or {}).get("check_layers")
+        if check is None:
+            return layers
+        try:
+            check(layers)
+        except ArchitectureError as error:
+            context = {"what": error.what, "advice": error.advice, "path": error.path}
+            raise PydanticCustomError("architecture", "{what}", context) from error
+        return layers
+
+
+class Preconditioner(Section):
+    """What makes conjugate gradients converge in few iterations."""
+
+    kind: Annotated[Literal["pivoted_cholesky"], Expected("pivoted_cholesky")] = Field(
+        default="pivoted_cholesky", description="partial Cholesky factor with diagonal pivoting"
+    )
+    rank: Count = Field(
+        default=200, description="columns of the factor; it takes rows x rank x 8 bytes"
+    )
+
+
+def _none_as_text(value: object) -> object:
+    """Take the word `none`, which is text in YAML, for none."""
+    return None if value == "none" else value
+
+
+class SolveSection(Section):
+    """The linear system (K + ridge * trace(K)/n * I) alpha = Y and how it is solved."""
+
+    ridge: Ridges = Field(description="relative to trace(K)/n; several are solved in one pass")
+    tolerance: Tolerance = Field(
+        default=1e-8, description="largest true relative residual of every column"
+    )
+    max_iterations: Count = Field(default=1000, description="passes over the matrix at most")
+    preconditioner: Annotated[
+        Preconditioner | None,
+        BeforeValidator(_none_as_text),
+        Expected("{kind: pivoted_cholesky, rank: 200} or none"),
+    ] = Field(default=Preconditioner(), description="preconditioner of conjugate gradients")
+
+
+class StoreSection(Section):
+    """How tiles are written to disk."""
+
+    driver: Annotated[Literal["auto", "mpio", "posix"], Expected("auto, mpio or posix")] = Field(
+        default="auto",
+        description="mpio: all ranks through parallel HDF5; posix: each rank by itself; auto takes "
+        "mpio if HDF5 has it",
+    )
+
+
+class Deck(Section):
+    """One experiment: data, kernel, solution and where the results go."""
+
+    name: Name = Field(
+        description="the experiment's name",
+        json_schema_extra={"default": "the deck file's name without its ending"},
+    )
+    output: Folder = Field(
+        description="folder of the results, relative to the working directory",
+        json_schema_extra={"default": "runs/<name>"},
+    )
+    data: DataSection = Field(description="the data")
+    kernel: KernelSection = Field(description="the kernel")
+    solve: SolveSection = Field(description="the linear system")
+    store: StoreSection = Field(default=StoreSection(), description="the files")
+
+    _source: Path = PrivateAttr(default=Path())
+
+    def model_post_init(self, context: Any) -> None:
+        """Remember the deck's file, where a reader gives it."""
+        self._source = (context or {}).get("source", Path())
+
+    @property
+    def source(self) -> Path:
+        """The deck's file; `.` for a deck that was not read from one."""
+        return self._source
+
+    def flat(self) -> dict[str, object]:
+        """Give every key as `section.key` with a plain JSON value, to compare two decks."""
+        values = self.model_dump(mode="json")
+        plain = {key: item for key, item in values.items() if not isinstance(item, dict)}
+        for section in values.keys() - plain.keys():
+            plain |= {f"{section}.{key}": item for key, item in values[section].items()}
+        return dict(sorted(plain.items()))

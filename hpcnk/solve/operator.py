@@ -1,0 +1,134 @@
+"""The kernel matrix as an operator: each rank holds its own tiles, partial products are summed.
+
+A tile above the diagonal serves both triangles: K_ij times block j and its transpose times block i.
+Tiles stay in the precision they are stored in; products and sums are in float64, so a strip of a
+float32 tile is widened into a small buffer that stays in cache while BLAS reads it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.comm import Communicator, sum_over_ranks
+from hpcnk.tiling import Tile
+
+Array = NDArray[np.float64]
+HeldTile = tuple[Tile, NDArray[Any]]
+
+STRIP_BYTES = 1 << 20  # of the float64 buffer: within the second-level cache of one core
+
+
+class Operator(Protocol):
+    """A symmetric positive semi-definite matrix that all ranks apply together."""
+
+    n: int
+
+    def apply(self, v: Array) -> Array:
+        """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
+
+    def column(self, index: int) -> Array:
+        """Return column `index` of K, shape (n,). Collective."""
+
+    def diagonal(self) -> Array:
+        """Return the diagonal of K, shape (n,). Collective."""
+
+
+class TileOperator:
+    """The n x n kernel from the upper-triangle tiles that each rank holds.
+
+    All ranks' tiles together must be every tile of the triangle once.
+    """
+
+    def __init__(self, comm: Communicator, n: int, tiles: Iterable[HeldTile]) -> None:
+        self.n = n
+        self._comm = comm
+        self._tiles = list(tiles)
+
+    def apply(self, v: Array) -> Array:
+        """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
+        product = np.zeros(v.shape)
+        for tile, entries in self._tiles:
+            _add_products(product, tile, entries, v)
+        return sum_over_ranks(self._comm, product)
+
+    def column(self, index: int) -> Array:
+        """Return column `index` of K, shape (n,). Collective."""
+        column = np.zeros(self.n)
+        for tile, entries in self._tiles:
+            if tile.columns.start <= index < tile.columns.stop:
+                column[tile.rows] = entries[:, index - tile.columns.start]
+            elif tile.rows.start <= index < tile.rows.stop:
+                column[tile.columns] = entries[index - tile.rows.start]
+        return sum_over_ranks(self._comm, column)
+
+    def diagonal(self) -> Array:
+        """Return the diagonal of K, shape (n,). Collective."""
+        diagonal = np.zeros(self.n)
+        for tile, entries in self._tiles:
+            if tile.symmetric:
+                diagonal[tile.rows] = entries.diagonal()
+        return sum_over_ranks(self._comm, diagonal)
+
+
+class Restricted:
+    """A principal submatrix in the full matrix's coordinates: rows outside `keep` are zero."""
+
+    def __init__(self, operator: Operator, keep: NDArray[np.bool_]) -> None:
+        self.n = operator.n
+        self._operator = operator
+        self._outside = ~keep
+
+    def apply(self, v: Array) -> Array:
+        """Return P K v for v that is zero outside. Collective."""
+        product = self._operator.apply(v)
+        product[self._outside] = 0.0
+        return product
+
+    def column(self, index: int) -> Array:
+        """Return the column with zeros outside. Collective."""
+        column = self._operator.column(index)
+        column[self._outside] = 0.0
+        return column
+
+    def diagonal(self) -> Array:
+        """Return the diagonal with zeros outside. Collective."""
+        diagonal = self._operator.diagonal()
+        diagonal[self._outside] = 0.0
+        return diagonal
+
+
+def cross_product(comm: Communicator, m: int, tiles: Iterable[HeldTile], v: Array) -> Array:
+    """Return the product of an m x n matrix with v, (n, columns). Collective.
+
+    All ranks' `tiles` together make up the matrix. They are consumed one at a time, so they can
+    stream from a file.
+    """
+    product = np.zeros((m, v.shape[1]))
+    for tile, entries in tiles:
+        for start, strip in _strips(entries):
+            rows = slice(tile.rows.start + start, tile.rows.start + start + len(strip))
+            product[rows] += strip @ v[tile.columns]
+    return sum_over_ranks(comm, product)
+
+
+def _add_products(product: Array, tile: Tile, entries: NDArray[Any], v: Array) -> None:
+    for start, strip in _strips(entries):
+        rows = slice(tile.rows.start + start, tile.rows.start + start + len(strip))
+        product[rows] += strip @ v[tile.columns]
+        if not tile.symmetric:
+            product[tile.columns] += strip.T @ v[rows]
+
+
+def _strips(entries: NDArray[Any]) -> Iterable[tuple[int, Array]]:
+    """Yield (first row, float64 rows) of a tile; a strip is valid until the next one is taken."""
+    height = max(1, STRIP_BYTES // (8 * entries.shape[1]))
+    buffer = np.empty((min(height, len(entries)), entries.shape[1]))
+    for start in range(0, len(entries), height):
+        rows = entries[start : start + height]
+        strip = buffer[: len(rows)]
+        strip[...] = rows
+        yield start, strip

@@ -1,0 +1,35 @@
+"""The files of a run: packed tiles in HDF5, their journals and checksums, and small arrays.
+
+The kernel file survives a kill at any moment. It is created whole under a temporary name, closed
+and renamed into place; after that nothing but raw tile bytes changes in it, each tile one
+contiguous write. A tile counts as done only once it is on disk AND its line is in the journal of
+the rank that wrote it, so a restart reads the journals of all ranks and computes what is missing,
+on any number of ranks. The last act fills in two data sets that exist since creation: the
+checksums, then the one byte that says the file is complete.
+"""
+
+from hpcnk.store.arrays import read_arrays, read_attributes, read_rows, write_arrays
+from hpcnk.store.drivers import choose_driver, library
+from hpcnk.store.journal import finished_tiles, read_journals
+from hpcnk.store.layout import Layout, create, read_layout
+from hpcnk.store.provenance import differences
+from hpcnk.store.reader import TileReader
+from hpcnk.store.writer import TileWriter, mark_complete
+
+__all__ = [
+    "Layout",
+    "TileReader",
+    "TileWriter",
+    "choose_driver",
+    "create",
+    "differences",
+    "finished_tiles",
+    "library",
+    "mark_complete",
+    "read_arrays",
+    "read_attributes",
+    "read_journals",
+    "read_layout",
+    "read_rows",
+    "write_arrays",
+]

@@ -1,0 +1,93 @@
+"""Raw transfers in pieces, publishing by rename, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.errors import StorageError
+
+MAX_TRANSFER = 1 << 30  # bytes of one read or write; MPI-IO fails above 2 GiB
+
+_ADVICE = {
+    errno.ENOSPC: "the file system is full: free space and start the same command again to resume",
+    errno.EDQUOT: "your quota is used up: free space and start the same command again to resume",
+    errno.EFBIG: "the file system cannot hold so large a file; put `output` on another one",
+    errno.EACCES: "check who may read and write there, or choose another `output`",
+    errno.EROFS: "the file system is read-only; choose another `output`",
+}
+
+
+@contextmanager
+def storage_errors(action: str, path: Path) -> Iterator[None]:
+    """Turn what the system or HDF5 raises while touching `path` into a StorageError."""
+    try:
+        yield
+    except (OSError, KeyError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        advice = _ADVICE.get(getattr(error, "errno", None) or 0, "check the path and the disk")
+        raise StorageError(f"{action} {path} failed: {reason}", advice) from error
+
+
+@contextmanager
+def published(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to; on success make it durable and rename it to `path`."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with storage_errors("writing", path):
+            yield temporary
+            sync_file(temporary)
+            os.replace(temporary, path)
+            sync_file(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Flush one file, or the entries of one folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def raw(array: NDArray[Any]) -> memoryview:
+    """Return the bytes of a C-contiguous array without copying them."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def checksum(array: NDArray[Any]) -> int:
+    """Return the CRC-32 of a C-contiguous array's bytes."""
+    return zlib.crc32(raw(array))
+
+
+def write_at(handle: int, data: memoryview, offset: int) -> None:
+    """Write all bytes at the offset; the system may take fewer at a time than it is given."""
+    done = 0
+    while done < len(data):
+        done += os.pwrite(handle, data[done : done + MAX_TRANSFER], offset + done)
+
+
+def read_at(handle: int, data: memoryview, offset: int) -> None:
+    """Fill `data` from the offset. Raises OSError when the file ends before."""
+    done = 0
+    while done < len(data):
+        got = os.preadv(handle, [data[done : done + MAX_TRANSFER]], offset + done)
+        if got == 0:
+            raise OSError(errno.EIO, f"the file ends at byte {offset + done}")
+        done += got
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open for reading, also while a run writes to it, hence without HDF5's file lock."""
+    return h5py.File(path, "r", locking=False)

@@ -1,0 +1,64 @@
+"""Journals: one append-only text file a rank and start, a fixed-width line a finished tile.
+
+    000000000042 1c291ca3 9f0c...e1\n        tile number, CRC-32 of its bytes, id of the tile file
+
+A line that is torn, or that belongs to another tile file, is ignored. The fixed width lets a
+progress display count tiles from file sizes alone.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+from hpcnk.store.files import storage_errors, sync_file
+
+_LINE = re.compile(rb"(\d{12}) ([0-9a-f]{8}) ([0-9a-f]{32})")
+LINE_BYTES = 12 + 1 + 8 + 1 + 32 + 1
+
+
+class Journal:
+    """The journal that one rank writes in one start."""
+
+    def __init__(self, folder: Path, file_id: str, rank: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self.path = folder / f"{time.time_ns():020d}-{os.getpid()}-{rank:06d}.log"
+        self._id = file_id
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._handle = os.open(self.path, flags, 0o644)
+        sync_file(folder)
+
+    def append(self, entries: list[tuple[int, int]]) -> None:
+        """Add (tile, checksum) lines and make them durable. The tiles must be so already."""
+        lines = "".join(f"{tile:012d} {checksum:08x} {self._id}\n" for tile, checksum in entries)
+        data = memoryview(lines.encode())
+        while data:
+            data = data[os.write(self._handle, data) :]
+        os.fsync(self._handle)
+
+    def close(self) -> None:
+        """Close the file; nothing more can be appended."""
+        os.close(self._handle)
+
+
+def read_journals(folder: Path, file_id: str) -> dict[int, int]:
+    """Return {tile: checksum} of all finished tiles, from the journals of all ranks and starts.
+
+    Raises StorageError when a journal cannot be read. Where a tile was written twice (its first
+    journal line may have been lost with a node), the newest line counts.
+    """
+    finished: dict[int, int] = {}
+    with storage_errors("reading", folder):
+        for path in sorted(folder.glob("*.log")):
+            for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last \n is torn
+                match = _LINE.fullmatch(line)
+                if match and match[3].decode() == file_id:
+                    finished[int(match[1])] = int(match[2], 16)
+    return finished
+
+
+def finished_tiles(folder: Path) -> int:
+    """Count journal lines by file sizes: cheap, for progress; an upper bound after a restart."""
+    return sum(path.stat().st_size // LINE_BYTES for path in folder.glob("*.log"))

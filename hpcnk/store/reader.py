@@ -1,0 +1,69 @@
+"""Reading tiles back, each checked against its checksum on the way."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.errors import StorageError
+from hpcnk.store.files import checksum, open_hdf5, raw, read_at, storage_errors
+from hpcnk.store.journal import read_journals
+from hpcnk.store.layout import Layout
+
+
+class TileReader:
+    """Reads the finished tiles of one file. Needs no partner; any number of ranks may read.
+
+    `checksums` maps the number of every finished tile to the CRC-32 of its bytes.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self.checksums = _checksums(layout)
+        with storage_errors("opening", layout.path):
+            self._handle = os.open(layout.path, os.O_RDONLY)
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Return one tile without its padding. Raises StorageError if its checksum is wrong."""
+        stored = self._stored(number)
+        if checksum(stored) != self.checksums[number]:
+            raise StorageError(
+                f"tile {number} of {self.layout.path} is damaged: its checksum differs "
+                "from the one taken when it was written",
+                f"`hpcnk verify {self.layout.path.parent}` lists all damaged tiles; "
+                "remove the file to compute it anew, and have the disk checked",
+            )
+        height, width = self.layout.grid.at(number).shape
+        return stored[:height, :width]
+
+    def intact(self, number: int) -> bool:
+        """Return whether the tile's bytes are those that were written."""
+        return checksum(self._stored(number)) == self.checksums[number]
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._handle)
+
+    def __enter__(self) -> TileReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _stored(self, number: int) -> NDArray[Any]:
+        tile = self.layout.grid.tile
+        stored = np.empty((tile, tile), self.layout.dtype)
+        offset = self.layout.tiles_offset + number * self.layout.tile_bytes
+        with storage_errors("reading", self.layout.path):
+            read_at(self._handle, raw(stored), offset)
+        return stored
+
+
+def _checksums(layout: Layout) -> dict[int, int]:
+    if not layout.complete:
+        return read_journals(layout.journal, layout.id)
+    with storage_errors("reading", layout.path), open_hdf5(layout.path) as file:
+        return dict(enumerate(file["checksums"][:].tolist()))
