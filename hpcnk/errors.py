@@ -6,9 +6,14 @@ Exit codes: 0 done, 1 other, 2 deck or usage, 65 data damaged or not those of th
 
 
 class HpcnkError(Exception):
-    """An error that a user can act on. `what` states the fact, `advice` the next step."""
+    """An error that a user can act on. `what` states the fact, `advice` the next step.
+
+    `agreed` tells that every rank raises this error at the same point; a rank that meets an error
+    of its own must abort the others.
+    """
 
     exit_code = 1
+    agreed = False
 
     def __init__(self, what: str, advice: str = "") -> None:
         super().__init__(what, advice)
@@ -69,10 +74,13 @@ class StorageError(HpcnkError):
 
 
 class SolveError(HpcnkError):
-    """The linear system cannot be solved as asked."""
+    """The linear system cannot be solved as asked. Follows from values equal on all ranks."""
+
+    agreed = True
 
 
 class Stopped(HpcnkError):
     """A stop was asked for by a signal; everything finished is on disk."""
 
     exit_code = 75
+    agreed = True

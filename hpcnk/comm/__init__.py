@@ -7,7 +7,7 @@ from hpcnk.comm.agree import agreement, any_rank, on_root
 from hpcnk.comm.launcher import Launcher, launcher
 from hpcnk.comm.node import threads_per_rank
 from hpcnk.comm.reduce import assemble_rows, sum_over_ranks
-from hpcnk.comm.world import Communicator, abort, active, world
+from hpcnk.comm.world import Communicator, abort, active, library_version, world
 
 __all__ = [
     "Communicator",
@@ -18,6 +18,7 @@ __all__ = [
     "any_rank",
     "assemble_rows",
     "launcher",
+    "library_version",
     "on_root",
     "sum_over_ranks",
     "threads_per_rank",

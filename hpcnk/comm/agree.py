@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from hpcnk.comm.world import Communicator
 from hpcnk.errors import HpcnkError
@@ -30,7 +30,7 @@ def agreement(comm: Communicator) -> Iterator[None]:
         mine = error
     errors = [error for error in comm.allgather(mine) if error is not None]
     if errors:
-        raise errors[0]
+        _raise_agreed(errors[0])
 
 
 def on_root(comm: Communicator, work: Callable[[], T]) -> T:
@@ -45,13 +45,18 @@ def on_root(comm: Communicator, work: Callable[[], T]) -> T:
     _wait_asleep(comm)
     result, error = comm.bcast((result, error), root=0)
     if error is not None:
-        raise error
+        _raise_agreed(error)
     return result
 
 
 def any_rank(comm: Communicator, flag: bool) -> bool:
     """Return whether the flag is set on any rank. Collective."""
     return any(comm.allgather(flag))
+
+
+def _raise_agreed(error: HpcnkError) -> NoReturn:
+    error.agreed = True
+    raise error
 
 
 def _wait_asleep(comm: Communicator) -> None:

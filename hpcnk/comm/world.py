@@ -56,7 +56,7 @@ def _start() -> Communicator:
     if started.size != seen:
         raise UsageError(
             f"{started.name} started {started.size} ranks, but the MPI library of this Python "
-            f"({MPI.Get_library_version().split(',')[0].strip()}) sees {seen}",
+            f"({library_version()}) sees {seen}",
             "start with the mpirun of the same MPI; `hpcnk doctor` shows both",
         )
     return MPI.COMM_WORLD.Dup()
@@ -74,3 +74,10 @@ def _abort_on_exception(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     abort("".join(traceback.format_exception(kind, error, trace)), 1)
+
+
+def library_version() -> str:
+    """Return the MPI library's own first line, such as "Open MPI v5.0.6". MPI must be started."""
+    from mpi4py import MPI
+
+    return MPI.Get_library_version().split(",")[0].splitlines()[0].strip("\0 \t")

@@ -1,0 +1,18 @@
+"""What a run tells: metrics, progress, events for machines, and the report for people."""
+
+from hpcnk.report.document import markdown
+from hpcnk.report.events import EventLog
+from hpcnk.report.metrics import better, score
+from hpcnk.report.progress import Progress
+from hpcnk.report.units import count, duration, size
+
+__all__ = [
+    "EventLog",
+    "Progress",
+    "better",
+    "count",
+    "duration",
+    "markdown",
+    "score",
+    "size",
+]

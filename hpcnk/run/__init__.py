@@ -1,0 +1,1 @@
+"""The stages of a job, each wiring data, engine, store and solver together."""

@@ -8,8 +8,16 @@ on any number of ranks. The last act fills in two data sets that exist since cre
 checksums, then the one byte that says the file is complete.
 """
 
-from hpcnk.store.arrays import read_arrays, read_attributes, read_rows, write_arrays
+from hpcnk.store.arrays import (
+    read_arrays,
+    read_attributes,
+    read_rows,
+    read_shape,
+    write_arrays,
+    write_text,
+)
 from hpcnk.store.drivers import choose_driver, library
+from hpcnk.store.files import storage_errors
 from hpcnk.store.journal import finished_tiles, read_journals
 from hpcnk.store.layout import Layout, create, read_layout
 from hpcnk.store.provenance import differences
@@ -31,5 +39,8 @@ __all__ = [
     "read_journals",
     "read_layout",
     "read_rows",
+    "read_shape",
+    "storage_errors",
     "write_arrays",
+    "write_text",
 ]

@@ -33,6 +33,12 @@ def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:
         return [np.asarray(file[name]) for name in names]
 
 
+def read_shape(path: Path, name: str) -> tuple[int, ...]:
+    """Return the shape of one array."""
+    with storage_errors("reading", path), open_hdf5(path) as file:
+        return tuple(file[name].shape)
+
+
 def read_rows(path: Path, name: str, rows: slice) -> NDArray[Any]:
     """Return some rows of one array."""
     with storage_errors("reading", path), open_hdf5(path) as file:
@@ -43,3 +49,9 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """Return the attributes of the file."""
     with storage_errors("reading", path), open_hdf5(path) as file:
         return dict(file.attrs)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, replacing `path` in one step. Raises StorageError."""
+    with published(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

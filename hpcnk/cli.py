@@ -1,0 +1,185 @@
+"""The command line: one verb per command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hpcnk.comm import abort, active, launcher, world
+from hpcnk.deck import manual
+from hpcnk.errors import HpcnkError
+from hpcnk.version import __version__
+
+Stage = Callable[..., None]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see `hpcnk.errors`)."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except HpcnkError as error:
+        return _fail(error)
+
+
+def _fail(error: HpcnkError) -> int:
+    """Tell of an error once: from rank 0 if all ranks have it, else end the other ranks too."""
+    comm = active()
+    if comm is not None and comm.size > 1 and not error.agreed:
+        abort(str(error), error.exit_code)
+    if launcher().rank == 0:
+        print(f"hpcnk: {error}", file=sys.stderr, flush=True)
+    return error.exit_code
+
+
+def _check(options: argparse.Namespace) -> int:
+    from hpcnk.run.check import check
+
+    deck, data = check(options.deck)
+    shape = " x ".join(map(str, data.input_shape))
+    print(
+        f"{options.deck} is valid: {data.train_rows} training and {data.test_rows} test rows of "
+        f"{shape}, {data.outputs} outputs ({data.task}), output in {deck.output}"
+    )
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from hpcnk.run.check import check
+    from hpcnk.run.plan import describe_plan, plan
+
+    print(describe_plan(plan(*check(options.deck), options.ranks), options.ranks))
+    return 0
+
+
+def _job(*names: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command that runs these stages in one session."""
+
+    def command(options: argparse.Namespace) -> int:
+        from hpcnk.run.check import check
+        from hpcnk.run.session import open_session
+
+        deck, _ = check(options.deck)
+        session = open_session(deck, world())
+        stages = _stages()
+        for name in names:
+            stages[name](session)
+        return 0
+
+    return command
+
+
+def _stages() -> dict[str, Stage]:
+    from hpcnk.run.kernel import kernel
+    from hpcnk.run.predict import predict
+    from hpcnk.run.prepare import prepare
+    from hpcnk.run.solve import solve
+
+    return {"prepare": prepare, "kernel": kernel, "solve": solve, "predict": predict}
+
+
+def _status(options: argparse.Namespace) -> int:
+    from hpcnk.run.status import status
+
+    print("\n".join(status(options.folder)))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from hpcnk.run.verify import verify
+
+    verdicts = verify(options.folder, options.tiles, options.seed)
+    print("\n".join(map(str, verdicts)))
+    return 0 if all(verdict.good for verdict in verdicts) else 74
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from hpcnk.run.doctor import doctor
+
+    findings = doctor()
+    if launcher().rank == 0:
+        print("\n".join(map(str, findings)))
+    return int(any(finding.advice for finding in findings))
+
+
+_PREPARE_KERNEL = ("prepare", "kernel")
+_DECK_COMMANDS = (
+    ("check", "check a deck and its data set; starts nothing", _check),
+    ("run", "do the whole job: kernel, solve, predict", _job(*_PREPARE_KERNEL, "solve", "predict")),
+    ("kernel", "compute and store the kernel's tiles", _job(*_PREPARE_KERNEL)),
+    ("solve", "solve for all ridges with the stored kernel", _job("solve")),
+    ("predict", "predict the test rows with the stored solution", _job("predict")),
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpcnk",
+        description="Kernel regression with infinite-width neural networks. "
+        "Start a job with `mpirun -n N hpcnk run DECK` or `srun hpcnk run DECK`.",
+        epilog="Exit codes: 0 done, 2 deck or usage, 65 data damaged or not those of the output "
+        "folder, 74 input or output failed, 75 stopped cleanly (start again to resume), 1 other.",
+    )
+    parser.add_argument("--version", action="version", version=f"hpcnk {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, text, command in _DECK_COMMANDS:
+        _deck_command(commands, name, text, command)
+    plan = _deck_command(commands, "plan", "say what a job will need; starts nothing", _plan)
+    plan.add_argument("--ranks", type=_positive, default=1, help="number of ranks (default 1)")
+    _folder_command(commands, "status", "say how far a job has come", _status)
+    verify = _folder_command(commands, "verify", "check stored tiles", _verify)
+    verify.add_argument(
+        "--tiles", type=_natural, default=2, help="tiles of each file to compute anew (default 2)"
+    )
+    verify.add_argument("--seed", type=_natural, default=0, help="chooses those tiles (default 0)")
+    doctor = commands.add_parser("doctor", help="say what is installed and what does not fit")
+    doctor.set_defaults(command=_doctor)
+    return parser
+
+
+def _deck_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=manual(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("deck", type=Path, metavar="DECK", help="the YAML deck")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _folder_command(
+    commands: argparse._SubParsersAction,
+    name: str,
+    text: str,
+    command: Callable[[argparse.Namespace], int],
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the deck's output folder")
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _natural(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""report.md: what report.json says, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hpcnk.report.units import count, duration
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """Return the report as Markdown. Stages that have not run yet are left out."""
+    sections = [f"# {report['name']}", ""]
+    sections += _facts(report)
+    if "kernel" in report:
+        sections += _kernel(report["kernel"])
+    if report.get("solve"):
+        sections += _solve(report)
+    if report.get("test"):
+        sections += _metrics("Test", report["solve"], report["test"])
+    if report.get("warnings"):
+        sections += ["## Warnings", "", *(f"- {text}" for text in report["warnings"]), ""]
+    return "\n".join(sections)
+
+
+def _facts(report: Mapping[str, Any]) -> list[str]:
+    rows = [f"- {key}: {value}" for key, value in report["versions"].items()]
+    rows += [
+        f"- ranks: {report['ranks']}, threads a rank: {report['threads']}",
+        f"- deck: {report['deck']} (sha256 {report['deck_hash']})",
+    ]
+    rows += [f"- {name} data: sha256 {digest}" for name, digest in report.get("data_hash", {}).items()]
+    return [*rows, ""]
+
+
+def _kernel(kernel: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Kernel",
+        "",
+        f"{kernel['train_rows']} training and {kernel['test_rows']} test rows, "
+        f"{kernel['kind']} in {kernel['dtype']}, tiles of {kernel['tile']}, "
+        f"back end {kernel['backend']}, store driver {kernel['driver']}.",
+        "",
+        f"{count(kernel['pairs'])} pairs in {duration(kernel['seconds'])}: "
+        f"{count(kernel['pairs_per_second'])} pairs/s.",
+        "",
+    ]
+
+
+def _solve(report: Mapping[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{entry['ridge']:g}",
+            f"{entry['ridge_absolute']:.6g}",
+            str(max(entry["iterations"])),
+            f"{max(entry['true_relative_residual']):.2e}",
+            "yes" if entry["converged"] else "NO",
+        ]
+        for entry in report["solve"]
+    ]
+    heads = ["ridge", "absolute", "iterations", "worst true residual", "converged"]
+    lines = ["## Solve", "", *_table(heads, rows), ""]
+    if report["selected_ridge"] is None:
+        lines += ["No ridge was selected: the deck sets no validation rows aside.", ""]
+    else:
+        lines += _metrics("Validation", report["solve"], report["validation"])
+        lines += [f"Selected ridge: **{report['selected_ridge']:g}**", ""]
+    return lines
+
+
+def _metrics(
+    title: str, solve: Sequence[Mapping[str, Any]], metrics: Sequence[Mapping[str, float]]
+) -> list[str]:
+    names = list(metrics[0])
+    rows = [
+        [f"{entry['ridge']:g}", *(f"{values[name]:.6g}" for name in names)]
+        for entry, values in zip(solve, metrics, strict=True)
+    ]
+    return [f"## {title}", "", *_table(["ridge", *names], rows), ""]
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [" | ".join(heads), " | ".join("---" for _ in heads)]
+    lines += [" | ".join(row) for row in rows]
+    return [f"| {line} |" for line in lines]

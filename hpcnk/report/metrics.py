@@ -1,0 +1,39 @@
+"""Accuracy, mean squared error and R2, from scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
+
+
+def score(
+    task: str, predictions: NDArray[Any], target: NDArray[Any], encoded: NDArray[Any]
+) -> dict[str, float]:
+    """Return the metrics that apply to the task.
+
+    Classification: `predictions` (rows, classes) are scores, `target` (rows,) classes, `encoded`
+    (rows, classes) their one-hot codes minus 1/classes, against which the squared error is taken.
+    Regression: `predictions` and `target` (rows, outputs) are in the target's own units. R2 is
+    left out for fewer than two rows.
+    """
+    if task == "classification":
+        return {
+            "accuracy": float(accuracy_score(target, predictions.argmax(axis=1))),
+            "mean_squared_error": float(mean_squared_error(encoded, predictions)),
+        }
+    metrics = {"mean_squared_error": float(mean_squared_error(target, predictions))}
+    if len(target) >= 2:
+        metrics["r2"] = float(r2_score(target, predictions))
+    return metrics
+
+
+def better(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
+    """Return whether metrics `one` beat `other`: higher accuracy, then lower squared error."""
+    return _rank(one) > _rank(other)
+
+
+def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
+    return metrics.get("accuracy", 0.0), -metrics["mean_squared_error"]

@@ -1,0 +1,26 @@
+"""Blocks of rows made ready for the engine, the last few of them kept."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+from hpcnk.engine import Engine, Prepared
+from hpcnk.store import read_rows
+
+KEPT = 4  # a rank walks down a block column, so one side of its tiles stays the same for long
+
+
+class Blocks:
+    """Rows of one array of the inputs file, prepared block by block."""
+
+    def __init__(self, engine: Engine, path: Path, name: str) -> None:
+        self._engine, self._path, self._name = engine, path, name
+        self._prepared = lru_cache(maxsize=KEPT)(self._prepare)
+
+    def at(self, rows: slice) -> Prepared:
+        """Return the prepared rows."""
+        return self._prepared(rows.start, rows.stop)
+
+    def _prepare(self, start: int, stop: int) -> Prepared:
+        return self._engine.prepare(read_rows(self._path, self._name, slice(start, stop)))

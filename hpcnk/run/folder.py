@@ -1,0 +1,77 @@
+"""The output folder: which file is what."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpcnk.errors import StorageError
+from hpcnk.report import markdown
+from hpcnk.store import storage_errors, write_text
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Paths below one output folder."""
+
+    path: Path
+
+    @property
+    def inputs(self) -> Path:
+        """Preprocessed data and encoded targets."""
+        return self.path / "inputs.h5"
+
+    @property
+    def kernel(self) -> Path:
+        """Tiles of the upper triangle, training rows by training rows."""
+        return self.path / "kernel.h5"
+
+    @property
+    def test_kernel(self) -> Path:
+        """Tiles of test rows by training rows."""
+        return self.path / "test_kernel.h5"
+
+    @property
+    def solution(self) -> Path:
+        """The coefficients alpha of every ridge."""
+        return self.path / "solution.h5"
+
+    @property
+    def predictions(self) -> Path:
+        """Test predictions of every ridge, and the targets."""
+        return self.path / "predictions.h5"
+
+    @property
+    def report(self) -> Path:
+        """The report for machines."""
+        return self.path / "report.json"
+
+    @property
+    def events(self) -> Path:
+        """The log for machines."""
+        return self.path / "events.jsonl"
+
+    def make(self) -> None:
+        """Create the folder and its parents. Raises StorageError."""
+        with storage_errors("creating the folder", self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def read_report(self) -> dict[str, Any]:
+        """Return the report as far as it goes, empty before the first stage."""
+        try:
+            return json.loads(self.report.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise StorageError(
+                f"{self.report} cannot be read: {error}", "remove it; the next stage writes it anew"
+            ) from error
+
+    def update_report(self, **fields: Any) -> dict[str, Any]:
+        """Add or replace fields of the report, and write both its forms. One rank calls this."""
+        report = {**self.read_report(), **fields}
+        write_text(self.report, json.dumps(report, indent=2) + "\n")
+        write_text(self.report.with_suffix(".md"), markdown(report))
+        return report

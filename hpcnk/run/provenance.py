@@ -1,0 +1,128 @@
+"""What the files of a run are made from, and the check that it is still the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hpcnk.deck import Deck
+from hpcnk.errors import MismatchError
+from hpcnk.kernels import Architecture
+from hpcnk.store import differences, library
+from hpcnk.version import __version__
+
+_CODE = "code"
+_NUMERICAL = ("data", "engine", "kernels", "tiling")  # the packages that decide the stored bytes
+
+
+@cache
+def code_version() -> str:
+    """Return the version and a hash of the sources that decide the bytes of inputs and tiles."""
+    package = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for name in _NUMERICAL:
+        for source in sorted((package / name).rglob("*.py")):
+            digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
+    return f"{__version__}+{digest.hexdigest()[:12]}"
+
+
+def inputs_provenance(deck: Deck) -> dict[str, Any]:
+    """Return what the preprocessed inputs depend on, the contents of the data apart."""
+    return _train(deck) | {"data.test": _selection(deck.data.test)}
+
+
+def settings_provenance(deck: Deck, architecture: Architecture) -> dict[str, Any]:
+    """Return what of the training kernel's origin the deck alone decides."""
+    return _train(deck) | {
+        "kernel.layers": architecture.canonical(),
+        "kernel.kind": deck.kernel.kind,
+        "kernel.tile": deck.kernel.tile,
+    }
+
+
+def kernel_provenance(
+    deck: Deck, architecture: Architecture, backend: str, contents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the training kernel depends on; `contents` are the attributes of the inputs."""
+    return settings_provenance(deck, architecture) | {
+        "kernel.backend": backend,
+        "contents of the training data": contents["contents of the training data"],
+    }
+
+
+def test_provenance(
+    deck: Deck, architecture: Architecture, backend: str, contents: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what the test kernel depends on."""
+    key = "contents of the test data"
+    kernel = kernel_provenance(deck, architecture, backend, contents)
+    return kernel | {"data.test": _selection(deck.data.test), key: contents[key]}
+
+
+def require_same(
+    path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], complete: bool
+) -> str:
+    """Check that a stored file is what is wanted now; return a note, empty if all is the same.
+
+    A change of code is refused while the file is incomplete, for its tiles would be of two kinds;
+    a complete file stays usable and the change is noted. Raises MismatchError naming the changes.
+    """
+    known = {key: stored[key] for key in stored if key in wanted}
+    changed = differences(known, wanted)
+    if complete and known.get(_CODE) != wanted[_CODE]:
+        note = f"{path.name} was made by hpcnk {known.get(_CODE)}, this is {wanted[_CODE]}"
+        changed = [line for line in changed if not line.startswith(f"{_CODE}:")]
+    else:
+        note = ""
+    if changed:
+        raise MismatchError(
+            f"{path} was made from something else:\n  " + "\n  ".join(changed),
+            "go back to what it was made from, or give the deck another `output`; "
+            f"removing {path.name} computes it anew",
+        )
+    return note
+
+
+def report_head(deck: Deck, ranks: int, threads: int) -> dict[str, Any]:
+    """Return the fields of the report that every stage refreshes."""
+    return {
+        "name": deck.name,
+        "deck": str(deck.source),
+        "deck_hash": deck_hash(deck),
+        "versions": {
+            "hpcnk": code_version(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "scipy", "mpi4py")},
+            **library(),
+        },
+        "ranks": ranks,
+        "threads": threads,
+        "warnings": [],
+    }
+
+
+def deck_hash(deck: Deck) -> str:
+    """Return the SHA-256 of all values of the deck, defaults included."""
+    return hashlib.sha256(json.dumps(deck.flat(), sort_keys=True).encode()).hexdigest()
+
+
+def _train(deck: Deck) -> dict[str, Any]:
+    data = deck.data
+    return {
+        _CODE: code_version(),
+        "data.dataset": data.dataset,
+        "data.train": _selection(data.train),
+        "data.normalize": data.normalize,
+        "data.whitening.regularization": data.whitening and data.whitening.regularization,
+        "kernel.dtype": deck.kernel.dtype,
+    }
+
+
+def _selection(rows: Any) -> Any:
+    return rows.model_dump() if rows is not None else "all"

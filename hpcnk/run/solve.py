@@ -1,0 +1,237 @@
+"""Stage 2: solve for all outputs and ridges at once, and choose the ridge on validation rows.
+
+With validation rows the systems are solved twice: on the rest of the training rows, to score every
+ridge on the rows held out; then on all training rows, to predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.comm import agreement, on_root
+from hpcnk.data import validation_rows
+from hpcnk.errors import SolveError, UsageError
+from hpcnk.report import better, score
+from hpcnk.run.labels import read_targets
+from hpcnk.run.prepare import require_inputs
+from hpcnk.run.provenance import require_same, settings_provenance
+from hpcnk.run.session import Session
+from hpcnk.solve import (
+    Restricted,
+    Solution,
+    Status,
+    TileOperator,
+    conjugate_gradient,
+    identity,
+    pivoted_cholesky,
+)
+from hpcnk.solve.operator import Operator
+from hpcnk.store import Layout, TileReader, read_arrays, read_layout, write_arrays
+from hpcnk.tiling import deal
+
+Array = NDArray[np.float64]
+ROUNDING = 2.0**-24  # relative, of a float32 entry
+
+
+@dataclass(frozen=True)
+class _Systems:
+    """The solved systems of all ridges on some rows. `x` has shape (ridges, n, outputs)."""
+
+    x: Array
+    ridges: Array
+    solution: Solution
+
+    def summary(self, relative: tuple[float, ...]) -> list[dict[str, Any]]:
+        """One entry a ridge, as report.json has it."""
+        outputs = self.x.shape[2]
+        columns = [slice(i * outputs, (i + 1) * outputs) for i in range(len(relative))]
+        return [
+            {
+                "ridge": ridge,
+                "ridge_absolute": float(absolute),
+                "iterations": self.solution.iterations[part].tolist(),
+                "true_relative_residual": self.solution.true_relative_residual[part].tolist(),
+                "converged": all(s is Status.CONVERGED for s in self.solution.status[part]),
+                "status": [s.name.lower() for s in self.solution.status[part]],
+            }
+            for ridge, absolute, part in zip(relative, self.ridges, columns, strict=True)
+        ]
+
+
+def solve(session: Session) -> None:
+    """Solve (K + ridge trace(K)/n I) alpha = Y and write solution.h5. Collective.
+
+    Raises UsageError when the kernel is not complete, StorageError for a damaged tile, SolveError
+    when no system can be solved.
+    """
+    require_inputs(session)
+    layout = require_kernel(session)
+    operator = _load(session, layout)
+    _warn_of_rounding(session, layout)
+    y, target = read_arrays(session.folder.inputs, "y_train", "target_train")
+    validation = _validate(session, operator, y, target)
+    everything = np.ones(operator.n, bool)
+    systems = _solve(session, operator, y, everything, "all training rows")
+    _record(session, systems, validation)
+
+
+def require_kernel(session: Session) -> Layout:
+    """Return the layout of the complete training kernel, checked against the deck. Collective."""
+    return on_root(session.comm, lambda: require_complete(session, session.folder.kernel))
+
+
+def require_complete(session: Session, path: Any) -> Layout:
+    """Return the layout of a complete tile file made with the deck's kernel settings."""
+    layout = read_layout(path) if path.exists() else None
+    if layout is None or not layout.complete:
+        raise UsageError(
+            f"{path} is not complete", f"run `hpcnk kernel {session.deck.source}` first"
+        )
+    wanted = settings_provenance(session.deck, session.architecture)
+    require_same(path, layout.provenance, wanted, complete=True)
+    return layout
+
+
+def _load(session: Session, layout: Layout) -> TileOperator:
+    """Read this rank's tiles into memory, checking each against its checksum."""
+    comm, grid = session.comm, layout.grid
+    with agreement(comm), TileReader(layout) as reader:
+        tiles = [(grid.at(k), reader.read(k)) for k in deal(grid, comm.size, comm.rank)]
+    return TileOperator(comm, grid.n, tiles)
+
+
+def _validate(
+    session: Session, operator: Operator, y: Array, target: NDArray[Any]
+) -> dict[str, Any] | None:
+    """Score every ridge on held-out training rows; None if the deck sets none aside."""
+    data = session.deck.data
+    if not data.validation:
+        return None
+    held = on_root(session.comm, lambda: validation_rows(target, data.validation, data.seed))
+    keep = np.ones(operator.n, bool)
+    keep[held] = False
+    systems = _solve(session, Restricted(operator, keep), y, keep, f"without {len(held)} rows")
+    targets = read_targets(session.folder.inputs)
+    predictions = [targets.decode(operator.apply(x)[held]) for x in systems.x]
+    metrics = [score(targets.task, scores, target[held], y[held]) for scores in predictions]
+    summary = systems.summary(session.deck.solve.ridge)
+    return {
+        "rows": held.tolist(),
+        "metrics": metrics,
+        "solve": summary,
+        "selected": _select(metrics, [entry["converged"] for entry in summary]),
+    }
+
+
+def _select(metrics: list[dict[str, float]], converged: list[bool]) -> int:
+    """Return the index of the best ridge, among the converged ones where there are any."""
+    candidates = [i for i, good in enumerate(converged) if good] or list(range(len(metrics)))
+    best = candidates[0]
+    for i in candidates[1:]:
+        if better(metrics[i], metrics[best]):
+            best = i
+    return best
+
+
+def _solve(
+    session: Session, operator: Operator, y: Array, keep: NDArray[np.bool_], which: str
+) -> _Systems:
+    """Solve for all ridges with the rows `keep`."""
+    deck, comm = session.deck.solve, session.comm
+    scale = _mean_diagonal(operator, int(keep.sum()))
+    ridges = np.array(deck.ridge) * scale
+    outputs = y.shape[1]
+    precondition = identity
+    if deck.preconditioner is not None:
+        precondition = pivoted_cholesky(comm, operator, deck.preconditioner.rank)
+        session.say(f"solve: {which}: pivoted Cholesky of rank {precondition.rank}")
+    solution = conjugate_gradient(
+        comm,
+        operator,
+        np.tile(np.where(keep[:, None], y, 0.0), (1, len(ridges))),
+        np.repeat(ridges, outputs),
+        precondition,
+        deck.tolerance,
+        deck.max_iterations,
+        lambda iteration, left, worst: _observe(session, which, iteration, left, worst),
+    )
+    _warn_of_failures(session, solution, outputs, which)
+    session.say(
+        f"solve: {which}: {solution.x.shape[1]} systems in {solution.passes} passes over the "
+        f"kernel, worst true relative residual {solution.true_relative_residual.max():.1e}"
+    )
+    x = solution.x.reshape(len(y), len(ridges), outputs).transpose(1, 0, 2)
+    return _Systems(np.ascontiguousarray(x), ridges, solution)
+
+
+def _mean_diagonal(operator: Operator, rows: int) -> float:
+    """Return trace(K)/n of the rows in use. Raises SolveError if it cannot scale a ridge."""
+    mean = float(operator.diagonal().sum()) / rows
+    if not (np.isfinite(mean) and mean > 0):
+        raise SolveError(
+            f"trace(K)/n is {mean}, expected a positive number",
+            "check the layers (b_std and w_std) and the data; `hpcnk verify` checks the tiles",
+        )
+    return mean
+
+
+def _observe(session: Session, which: str, iteration: int, left: int, worst: float) -> None:
+    session.events.write(
+        "iteration", rows=which, iteration=iteration, systems_left=left, worst_residual=worst
+    )
+    session.stop.raise_if_requested(session.comm)
+
+
+def _warn_of_rounding(session: Session, layout: Layout) -> None:
+    """Warn of ridges under the floor that float32 entries set, 2 sigma sqrt(n)."""
+    floor = 2 * ROUNDING * np.sqrt(layout.grid.n)
+    low = [f"{ridge:g}" for ridge in session.deck.solve.ridge if ridge < floor]
+    if layout.dtype == np.float32 and low:
+        session.warn(
+            f"ridge {', '.join(low)}: below {floor:.1e}, where the rounding of float32 entries "
+            "acts like noise on the kernel; use kernel.dtype float64 or a larger ridge"
+        )
+
+
+def _warn_of_failures(session: Session, solution: Solution, outputs: int, which: str) -> None:
+    for column, status in enumerate(solution.status):
+        if status is not Status.CONVERGED:
+            ridge = session.deck.solve.ridge[column // outputs]
+            session.warn(
+                f"{which}, ridge {ridge:g}, output {column % outputs}: {status.value} "
+                f"(true relative residual {solution.true_relative_residual[column]:.1e} after "
+                f"{solution.iterations[column]} iterations)"
+            )
+
+
+def _record(session: Session, systems: _Systems, validation: dict[str, Any] | None) -> None:
+    ridge = session.deck.solve.ridge
+    summary = systems.summary(ridge)
+    selected = ridge[validation["selected"]] if validation else None
+    on_root(session.comm, lambda: _write(session, systems))
+    if session.root:
+        session.folder.update_report(
+            solve=summary,
+            selected_ridge=selected,
+            validation=validation["metrics"] if validation else None,
+            validation_solve=validation["solve"] if validation else None,
+            validation_rows=validation["rows"] if validation else None,
+            test=None,
+        )
+    if validation:
+        session.say(f"solve: ridge {selected:g} is the best on the validation rows")
+    chosen = [summary[validation["selected"]]] if validation else summary
+    if not any(entry["converged"] for entry in chosen):
+        session.warn("no usable solution reached the tolerance; do not trust the predictions")
+
+
+def _write(session: Session, systems: _Systems) -> None:
+    write_arrays(
+        session.folder.solution,
+        {"alpha": systems.x, "ridge": np.array(session.deck.solve.ridge)},
+        {},
+    )

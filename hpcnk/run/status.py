@@ -1,0 +1,54 @@
+"""What an output folder holds, read without disturbing a running job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hpcnk.errors import UsageError
+from hpcnk.run.folder import Folder
+from hpcnk.store import read_journals, read_layout
+
+
+def status(path: Path) -> list[str]:
+    """Return lines that say how far each stage has come. Raises UsageError, StorageError."""
+    folder = Folder(path)
+    if not folder.report.exists():
+        raise UsageError(
+            f"{path} is no output folder of hpcnk: it has no report.json",
+            "give the folder that the deck names as `output`",
+        )
+    report = folder.read_report()
+    return [
+        f"{report['name']} ({report['deck']}), last started on {report['ranks']} rank(s)",
+        f"inputs: {'written' if folder.inputs.exists() else 'not yet'}",
+        *(_tiles(file) for file in (folder.kernel, folder.test_kernel)),
+        *_results(report),
+        *(f"WARNING: {text}" for text in report["warnings"]),
+    ]
+
+
+def _tiles(path: Path) -> str:
+    if not path.exists():
+        return f"{path.name}: not yet"
+    layout = read_layout(path)
+    if layout.complete:
+        return f"{path.name}: complete, {layout.grid.count} tiles"
+    done = len(read_journals(layout.journal, layout.id))
+    return (
+        f"{path.name}: {done} of {layout.grid.count} tiles ({100 * done / layout.grid.count:.1f} %)"
+    )
+
+
+def _results(report: dict) -> list[str]:
+    if not report.get("solve"):
+        return ["solve: not yet"]
+    lines = [
+        f"solve: ridge {entry['ridge']:g}: {'converged' if entry['converged'] else 'NOT converged'}"
+        for entry in report["solve"]
+    ]
+    if not report.get("test"):
+        return [*lines, "test: not yet"]
+    for entry, metrics in zip(report["solve"], report["test"], strict=True):
+        shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        lines.append(f"test: ridge {entry['ridge']:g}: {shown}")
+    return lines

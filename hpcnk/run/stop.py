@@ -1,0 +1,32 @@
+"""Ending cleanly on a signal: SIGTERM, SIGINT and SIGUSR1 set a flag that the loops look at."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+from hpcnk.comm import Communicator, any_rank
+from hpcnk.errors import Stopped
+
+
+class StopFlag:
+    """Set by the first signal; a second SIGINT ends the process the hard way.
+
+    A hard end loses no more than the tiles in flight either.
+    """
+
+    def __init__(self) -> None:
+        self.requested = ""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = signal.Signals(number).name
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print(f"hpcnk: {self.requested} received, stopping soon", file=sys.stderr, flush=True)
+
+    def raise_if_requested(self, comm: Communicator) -> None:
+        """Raise Stopped on all ranks if any of them has received a signal. Collective."""
+        if any_rank(comm, bool(self.requested)):
+            raise Stopped("stopped by a signal", "start the same command again to resume")

@@ -1,0 +1,115 @@
+"""Checking stored tiles: all checksums, and some tiles computed once more in float64.
+
+A checksum finds bits that changed after they were written. Computing anew finds tiles that were
+wrong from the start: a faulty processor, a faulty build. Near c = 1 (almost equal rows) a float32
+tangent kernel loses half its digits, so entries are held to two bounds: nearly all (99 %) to the
+rounding of the precision, and every one to the loss that almost equal rows can cause.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.engine import Engine, make_engine
+from hpcnk.errors import UsageError
+from hpcnk.kernels import parse
+from hpcnk.run.blocks import Blocks
+from hpcnk.run.folder import Folder
+from hpcnk.store import Layout, TileReader, read_layout
+from hpcnk.tiling import Tile
+
+BOUNDS = {"float32": (5e-6, 2e-3), "float64": (1e-11, 1e-6)}  # relative: nearly all, every entry
+NEARLY_ALL = 0.99
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found in one tile file. `damaged` fail their checksum, `wrong` the recomputation."""
+
+    path: Path
+    finished: int
+    total: int
+    damaged: list[int]
+    recomputed: int
+    wrong: list[int]
+    worst: float
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was found."""
+        return not self.damaged and not self.wrong
+
+    def __str__(self) -> str:
+        head = f"{self.path.name}: {self.finished} of {self.total} tiles are there"
+        if self.damaged:
+            head += f"; DAMAGED (checksum): {_listed(self.damaged)}"
+        else:
+            head += ", all checksums hold"
+        text = f"{head}; {self.recomputed} computed again in float64, "
+        text += f"largest relative difference {self.worst:.1e}"
+        return text + (f"; WRONG: {_listed(self.wrong)}" if self.wrong else "")
+
+
+def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
+    """Check all tiles in an output folder; compute `sample` random ones of each file anew.
+
+    Raises UsageError when there is nothing to check.
+    """
+    folder = Folder(path)
+    files = [file for file in (folder.kernel, folder.test_kernel) if file.exists()]
+    if not files:
+        raise UsageError(f"{path} holds no kernel.h5", "give the folder that the deck names")
+    return [_verify(folder, read_layout(file), sample, seed) for file in files]
+
+
+def _verify(folder: Folder, layout: Layout, sample: int, seed: int) -> Verdict:
+    with TileReader(layout) as reader:
+        finished = sorted(reader.checksums)
+        damaged = [number for number in finished if not reader.intact(number)]
+        sound = [number for number in finished if number not in set(damaged)]
+        chosen = np.random.default_rng(seed).permutation(sound)[:sample].tolist()
+        compute = _Recomputation(folder, layout)
+        differences = {
+            number: compute.difference(layout.grid.at(number), reader.read(number))
+            for number in chosen
+        }
+    nearly_all, every = BOUNDS[layout.dtype.name]
+    wrong = [k for k, (most, worst) in differences.items() if most > nearly_all or worst > every]
+    worst = max((worst for _, worst in differences.values()), default=0.0)
+    return Verdict(
+        layout.path, len(finished), layout.grid.count, damaged, len(chosen), sorted(wrong), worst
+    )
+
+
+class _Recomputation:
+    """Computes tiles of one file in float64 from the stored inputs."""
+
+    def __init__(self, folder: Folder, layout: Layout) -> None:
+        made = layout.provenance
+        self._engine: Engine = make_engine(
+            parse(made["kernel.layers"]), made["kernel.kind"], "float64"
+        )
+        right = "x_train"
+        left = right if layout.path == folder.kernel else "x_test"
+        self._left = Blocks(self._engine, folder.inputs, left)
+        self._right = Blocks(self._engine, folder.inputs, right)
+
+    def difference(self, tile: Tile, stored: NDArray) -> tuple[float, float]:
+        """Return the 99 % quantile and the largest of |stored - exact| / |exact|."""
+        if tile.symmetric:
+            exact = self._engine.symmetric_block(self._left.at(tile.rows))
+        else:
+            exact = self._engine.block(self._left.at(tile.rows), self._right.at(tile.columns))
+        scale = np.maximum(np.abs(exact), np.finfo(float).tiny)
+        relative = np.abs(stored - exact) / scale
+        relative[~np.isfinite(relative)] = np.inf
+        return float(np.quantile(relative, NEARLY_ALL, method="lower")), float(relative.max())
+
+
+def _listed(numbers: list[int]) -> str:
+    shown = ", ".join(map(str, numbers[:10]))
+    return shown + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
