@@ -60,13 +60,14 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
     def command(options: argparse.Namespace) -> int:
         from hpcnk.run.check import check
         from hpcnk.run.session import open_session
+        from hpcnk.run.solve import usable
 
         deck, _ = check(options.deck)
         session = open_session(deck, world())
         stages = _stages()
         for name in names:
             stages[name](session)
-        return 0
+        return 0 if names[-1] == "kernel" or usable(session) else 1
 
     return command
 

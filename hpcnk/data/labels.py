@@ -56,7 +56,8 @@ def fit_targets(y_train: Array, rows: RowNumbers, task: Task, classes: int | Non
         if classes is None:
             raise DataError("classification without a number of classes", "give the classes")
         return Targets(task, classes, np.full(classes, 1 / classes), np.ones(classes))
-    mean, std = y_train.mean(axis=0), y_train.std(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = y_train.mean(axis=0), y_train.std(axis=0)
     constant = (y_train.max(axis=0) == y_train.min(axis=0)) | (std == 0)
     unusable = np.flatnonzero(constant | ~np.isfinite(std))
     if unusable.size:

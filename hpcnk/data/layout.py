@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,18 +34,23 @@ class StoredArray(Protocol):
         """These ascending rows, or all. Raises DataError on damage."""
 
 
+def refuse_missing(path: Path, present: Iterable[str]) -> None:
+    """Raise DataError unless the file holds the four arrays, saying what it does hold."""
+    held = list(present)
+    missing = [name for name in NAMES if name not in held]
+    if missing:
+        raise DataError(
+            f"{path} lacks {', '.join(missing)}; it holds {', '.join(held) or 'nothing'}",
+            f"store {', '.join(NAMES)}",
+        )
+
+
 def check_layout(path: Path, arrays: Mapping[str, StoredArray]) -> Task:
     """Return the task that the arrays describe, from their headers alone.
 
     Integer y of shape (rows,) are classes; real y, (rows,) or (rows, outputs), are targets.
     Raises DataError for anything else, naming the array and what it should be.
     """
-    missing = [name for name in NAMES if name not in arrays]
-    if missing:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'no array'}",
-            f"store {', '.join(NAMES)}",
-        )
     for name in NAMES:
         _check_array(path, arrays[name])
     for part in ("train", "test"):

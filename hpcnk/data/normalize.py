@@ -83,9 +83,10 @@ def _unit_length(x: Float64, rows: RowNumbers, name: str) -> None:
     """Centre each image on its mean and divide it by its L2 norm, in place."""
     done = 0
     for block in blocks(x):
-        before = np.linalg.norm(block, axis=1)
-        block -= block.mean(axis=1, keepdims=True)
-        norm = np.linalg.norm(block, axis=1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            before = np.linalg.norm(block, axis=1)
+            block -= block.mean(axis=1, keepdims=True)
+            norm = np.linalg.norm(block, axis=1)
         bad = np.flatnonzero((norm <= _ROUNDING * before) | ~np.isfinite(norm))
         if bad.size:
             fault = "has no contrast" if np.isfinite(norm[bad[0]]) else "is too large to be squared"

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from hpcnk.data.damage import damage_reported
+from hpcnk.data.layout import NAMES, refuse_missing
 from hpcnk.data.source import Array, RowNumbers, gather
 from hpcnk.errors import DataError
 
@@ -81,11 +82,14 @@ class NpzArray:
 
 
 def open_npz(path: Path) -> dict[str, NpzArray]:
-    """All arrays of the file by name. Raises DataError when it is no readable .npz file."""
+    """Return the four arrays by name; others are left alone.
+
+    Raises DataError when one is missing or it is no readable .npz file.
+    """
     with damage_reported(path, _CAUSES), zipfile.ZipFile(path) as archive:
-        members = [m for m in archive.infolist() if m.filename.endswith(_SUFFIX)]
-    arrays = [NpzArray(path, member) for member in members]
-    return {array.name: array for array in arrays}
+        members = {m.filename.removesuffix(_SUFFIX): m for m in archive.infolist()}
+    refuse_missing(path, members)
+    return {name: NpzArray(path, members[name]) for name in NAMES}
 
 
 def _skip_rows(row: np.dtype[Any]) -> int:

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from hpcnk.deck.fields import Expected
 from hpcnk.deck.loader import resolve
-from hpcnk.deck.problems import KeyPath, Problem, show
+from hpcnk.deck.problems import KeyPath, Problem, show, with_advice
 from hpcnk.deck.schema import Deck
 from hpcnk.deck.tree import Tree
 
@@ -26,22 +26,20 @@ def _problem(error: Mapping[str, Any], tree: Tree) -> Problem:
     path: KeyPath = error["loc"]
     context = error.get("ctx", {})
     if error["type"] == "extra_forbidden":
-        return Problem(tree.line(path), path, _unknown_key(path))
+        return Problem(tree.origin.line(path), path, _unknown_key(path))
     if error["type"] == "missing":
         text = f"expected {expected(path)}, got nothing: this key is required"
-        return Problem(tree.line(path), path, text)
+        return Problem(tree.origin.line(path), path, text)
     if error["type"] == "architecture":
-        path = tree.existing((*path, *context["path"]))
-        return Problem(tree.line(path), path, _with_advice(context["what"], context["advice"]))
+        path = tree.origin.existing((*path, *context["path"]))
+        text = with_advice(context["what"], context["advice"])
+        return Problem(tree.origin.line(path), path, text)
     if error["type"] == "refused":
         text = f"expected {context['expected']}, got {context['got']}"
-        return Problem(tree.line(path), path, text)
+        return Problem(tree.origin.line(path), path, text)
     text = f"expected {expected(path)}, got {show(error['input'])}{_hint(error)}"
-    return Problem(tree.line(path), tree.existing(path), text)
-
-
-def _with_advice(what: str, advice: str) -> str:
-    return f"{what} ({advice})" if advice else what
+    # A name that the deck leaves out is not in the file, and yet it has a path.
+    return Problem(tree.origin.line(path), tree.origin.existing(path) or path, text)
 
 
 def _hint(error: Mapping[str, Any]) -> str:
@@ -87,13 +85,16 @@ def models_in(annotation: object) -> Models:
 def phrase(info: FieldInfo) -> str:
     """Say what a field takes."""
     phrases = [note.phrase for note in info.metadata if isinstance(note, Expected)]
-    return phrases[0] if phrases else f"a mapping with {_keys(models_in(info.annotation))}"
+    return phrases[0] if phrases else _mapping(models_in(info.annotation))
 
 
 def expected(path: KeyPath) -> str:
-    """Say what the key at a path takes; below a list, what the list takes."""
+    """Say what the key, or the list's item, at a path takes."""
     info = _descend(path)[0]
-    return f"a mapping with {_keys([Deck])}" if info is None else phrase(info)
+    if info is None:
+        return _mapping([Deck])
+    items = [note.item for note in info.metadata if isinstance(note, Expected)]
+    return items[0] if isinstance(path[-1], int) and any(items) else phrase(info)
 
 
 def valid_keys(path: KeyPath) -> list[str]:
@@ -101,8 +102,9 @@ def valid_keys(path: KeyPath) -> list[str]:
     return [key for model in _descend(path)[1] for key in model.model_fields]
 
 
-def _keys(models: Models) -> str:
-    return "the keys " + ", ".join(key for model in models for key in model.model_fields)
+def _mapping(models: Models) -> str:
+    keys = ", ".join(key for model in models for key in model.model_fields)
+    return f"a mapping {{{keys}}}"
 
 
 def _descend(path: KeyPath) -> tuple[FieldInfo | None, Models]:

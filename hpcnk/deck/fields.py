@@ -14,9 +14,13 @@ from hpcnk.deck.problems import show
 
 @dataclass(frozen=True)
 class Expected:
-    """What a key takes, in words: it completes "expected ..." and stands in the manual."""
+    """What a key takes, in words: it completes "expected ..." and stands in the manual.
+
+    `item` says it of one item, where the key takes a list.
+    """
 
     phrase: str
+    item: str = ""
 
 
 def refused(expected: str, got: str) -> PydanticCustomError:
@@ -37,7 +41,6 @@ def _path(value: object) -> object:
         return value
     if not isinstance(value, str) or value.strip() == "" or "\0" in value:
         raise ValueError(value)
-    value.encode()  # a UnicodeEncodeError is a ValueError
     return Path(value)
 
 
@@ -94,7 +97,7 @@ Ridges = Annotated[
     tuple[_Ridge, ...],
     BeforeValidator(_one_or_several),
     AfterValidator(_each_once),
-    Expected("a number of at least 0, or a list of such numbers"),
+    Expected("a number of at least 0, or a list of such numbers", item="a number of at least 0"),
 ]
 
 
@@ -108,7 +111,7 @@ def check_path(path: Path | None, dataset: object) -> Path | None:
     if dataset in _PATH_OF and path is None:
         raise refused(_PATH_OF[str(dataset)], "nothing")
     if path is not None and not os.path.exists(path):
-        raise refused("a file or folder that exists", f"{str(path)!r} ({_nearest(path)})")
+        raise refused("a file or folder that exists", _absent(path))
     return path
 
 
@@ -118,8 +121,8 @@ _PATH_OF: Mapping[str, str] = {
 }
 
 
-def _nearest(path: Path) -> str:
-    """Say how far an absent path exists, which is what shows a typing mistake."""
+def _absent(path: Path) -> str:
+    """Say how far an absent path exists, which shows where the mistake is."""
     absolute = Path(os.path.abspath(path))
-    there = next((str(up) for up in absolute.parents if os.path.exists(up)), "nothing")
-    return f"of {str(absolute)!r} only {there!r} exists"
+    there = next(str(above) for above in absolute.parents if os.path.exists(above))
+    return f"{str(absolute)!r}, of which only {there!r} exists"

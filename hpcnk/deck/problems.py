@@ -1,8 +1,9 @@
 """A deck's problems: where each lies, how it is written, and the one error that lists them all."""
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from hpcnk.errors import DeckError
 
@@ -21,6 +22,26 @@ class Problem:
     text: str
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a deck's values stand: its file, and the line of each key path.
+
+    Not compared: two decks with the same values are equal wherever they were read.
+    """
+
+    source: Path = field(default=Path(), compare=False)
+    lines: Mapping[KeyPath, int] = field(default_factory=dict, compare=False)
+
+    def existing(self, path: KeyPath) -> KeyPath:
+        """Cut a path to the part that the file holds."""
+        lengths = range(len(path), -1, -1)
+        return next((path[:length] for length in lengths if path[:length] in self.lines), ())
+
+    def line(self, path: KeyPath) -> int:
+        """Give the line of a path, or of the nearest key above it that the file holds."""
+        return self.lines.get(self.existing(path), 1)
+
+
 def show_path(path: KeyPath) -> str:
     """Write a key path as `solve.ridge[1]`; a key that is no plain word stands in quotes."""
     shown = ""
@@ -28,10 +49,13 @@ def show_path(path: KeyPath) -> str:
         if isinstance(step, int):
             shown += f"[{step}]"
         else:
-            shown += "." * bool(shown) + (
-                step if re.fullmatch(r"[\w-]{1,60}", step) else show(step)
-            )
+            shown += f".{_word(step)}" if shown else _word(step)
     return shown
+
+
+def _word(key: str) -> str:
+    """Write a key as it is, or in quotes where it is no plain word."""
+    return key if re.fullmatch(r"[\w-]{1,60}", key) else show(key)
 
 
 def show(value: object, width: int = 60) -> str:
@@ -46,10 +70,16 @@ def _flow(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+        pairs = (f"{_word(str(key))}: {_flow(item)}" for key, item in value.items())
+        return "{" + ", ".join(pairs) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(map(_flow, value)) + "]"
     return repr(value)
+
+
+def with_advice(what: str, advice: str) -> str:
+    """Join a fact and what to do about it into one sentence."""
+    return f"{what} ({advice})" if advice else what
 
 
 def deck_error(source: object, problems: Iterable[Problem]) -> DeckError:

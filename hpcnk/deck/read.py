@@ -1,6 +1,5 @@
 """Reading a deck's file into a Deck, with all its problems in one error."""
 
-import codecs
 import os
 from pathlib import Path
 
@@ -26,8 +25,8 @@ def read_deck(path: str | os.PathLike[str], check_layers: CheckLayers) -> Deck:
     tree = read_tree(_text(source), source, os.environ)
     if not isinstance(tree.values, dict):
         text = f"expected {expected(())}, got {_shape(tree)}"
-        raise deck_error(source, [*tree.problems, Problem(tree.line(()), (), text)])
-    context = {"check_layers": check_layers, "source": source}
+        raise deck_error(source, [*tree.problems, Problem(tree.origin.line(()), (), text)])
+    context = {"check_layers": check_layers, "origin": tree.origin}
     try:
         deck = Deck.model_validate(_named(tree.values, source), context=context)
     except ValidationError as error:
@@ -40,7 +39,8 @@ def read_deck(path: str | os.PathLike[str], check_layers: CheckLayers) -> Deck:
 
 def _named(values: dict[str, object], source: Path) -> dict[str, object]:
     """Add the name and the output folder where the deck leaves them out."""
-    name = values.get("name", source.stem)
+    stem = source.stem.encode("utf-8", "backslashreplace").decode("utf-8")
+    name = values.get("name", stem)
     return {"name": name, "output": f"runs/{name}", **values}
 
 
@@ -71,10 +71,10 @@ def _unreadable(source: Path, got: str) -> DeckError:
 
 def _decoded(content: bytes, source: Path) -> str:
     try:
-        text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        sentence = f"expected UTF-8 text, got the byte 0x{error.object[error.start]:02x}"
+        line = content.count(b"\n", 0, error.start) + 1
+        sentence = f"expected UTF-8 text, got the byte 0x{content[error.start]:02x}"
         raise deck_error(source, [Problem(line, (), sentence)]) from None
     tabs = _tab_lines(text)
     if tabs:

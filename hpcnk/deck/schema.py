@@ -30,7 +30,8 @@ from hpcnk.deck.fields import (
     Validation,
     check_path,
 )
-from hpcnk.errors import ArchitectureError
+from hpcnk.deck.problems import KeyPath, Origin, Problem, deck_error, with_advice
+from hpcnk.errors import ArchitectureError, DeckError
 
 CheckLayers = Callable[[object], None]
 
@@ -227,16 +228,28 @@ class Deck(Section):
     solve: SolveSection = Field(description="the linear system")
     store: StoreSection = Field(default=StoreSection(), description="the files")
 
-    _source: Path = PrivateAttr(default=Path())
+    _origin: Origin = PrivateAttr(default_factory=Origin)
 
     def model_post_init(self, context: Any) -> None:
-        """Remember the deck's file, where a reader gives it."""
-        self._source = (context or {}).get("source", Path())
+        """Remember where the deck stands, if a reader gives it."""
+        self._origin = (context or {}).get("origin", Origin())
 
     @property
     def source(self) -> Path:
         """The deck's file; `.` for a deck that was not read from one."""
-        return self._source
+        return self._origin.source
+
+    def error_at(self, path: KeyPath, what: str, advice: str = "") -> DeckError:
+        """Make the error for a problem that shows only when the data are known.
+
+        `path` is that of the key, such as `("kernel", "layers", 3)`; the message has the file, the
+        line and the path, as all others of the deck.
+        """
+        origin = self._origin
+        problem = Problem(
+            origin.line(path), origin.existing(path) or path, with_advice(what, advice)
+        )
+        return deck_error(origin.source, [problem])
 
     def flat(self) -> dict[str, object]:
         """Give every key as `section.key` with a plain JSON value, to compare two decks."""

@@ -1,7 +1,8 @@
 """YAML nodes into plain values, with the line of every key and all problems on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import yaml
 
@@ -18,7 +19,7 @@ from hpcnk.deck.loader import (
     resolve,
     too_large,
 )
-from hpcnk.deck.problems import KeyPath, Problem, deck_error, show
+from hpcnk.deck.problems import KeyPath, Origin, Problem, deck_error, show
 
 Entries = dict[str, tuple[yaml.Node, yaml.Node]]
 
@@ -27,47 +28,32 @@ Entries = dict[str, tuple[yaml.Node, yaml.Node]]
 class Tree:
     """A deck's plain values and where they stand.
 
-    `lines` maps a key path to its line, `broken` are the paths whose value could not be formed;
-    what the value at such a path is has no meaning.
+    `broken` are the paths whose value could not be formed; what stands there has no meaning.
     """
 
     values: object
-    lines: dict[KeyPath, int]
+    origin: Origin
     problems: list[Problem]
     broken: set[KeyPath]
-
-    def line(self, path: KeyPath) -> int:
-        """Give the line of a path, or of the nearest key above it that the file holds."""
-        for length in range(len(path), -1, -1):
-            if path[:length] in self.lines:
-                return self.lines[path[:length]]
-        return 1
-
-    def existing(self, path: KeyPath) -> KeyPath:
-        """Cut a path to the part that the file holds, but never to nothing."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.lines:
-                return path[:length]
-        return path[:1]
 
     def covers(self, path: KeyPath) -> bool:
         """Whether the value at this path has, lies in or holds a part that could not be formed."""
         return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in self.broken)
 
 
-def read_tree(text: str, source: object, environment: Mapping[str, str]) -> Tree:
+def read_tree(text: str, source: Path, environment: Mapping[str, str]) -> Tree:
     """Parse YAML and expand its variables. Raises DeckError where the text is no YAML at all."""
     node = compose(text, source)
     walk = _Walk(source, environment)
     values = None if node is None else walk.value(node, (), 0)
-    return Tree(values, walk.lines, walk.problems, walk.broken)
+    return Tree(values, Origin(source, walk.lines), walk.problems, walk.broken)
 
 
 @dataclass
 class _Walk:
     """One pass over the nodes, in which an alias counts each time that it is used."""
 
-    source: object
+    source: Path
     environment: Mapping[str, str]
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
@@ -99,17 +85,26 @@ class _Walk:
         self._count(node, depth, len(node.value))
         own: Entries = {}
         merged: Entries = {}
-        for key, item in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else None
+        for key, item in self._pairs(node, path):
             if key.tag == MERGE:
-                merged = {**self._merged(item, path, depth + 1), **merged}
-            elif name is None:
-                self._report(key, path, "expected a word as a key, got a list or a mapping")
-            elif name in own:
-                self._twice(key, own[name][0], (*path, name))
+                merged = self._merged(item, path, depth + 1)
             else:
-                own[name] = (key, item)
+                own[key.value] = (key, item)
         return {**merged, **own}
+
+    def _pairs(self, node: yaml.Node, path: KeyPath) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        """Give a mapping's pairs whose key is text that has not come before; report the others."""
+        first: dict[str, yaml.Node] = {}
+        for key, item in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                self._report(key, path, "expected a word as a key, got a list or a mapping")
+            elif not _is_unicode(key.value):
+                self._report(key, path, f"expected Unicode text as a key, got {show(key.value)}")
+            elif key.value in first:
+                self._twice(key, first[key.value], (*path, key.value))
+            else:
+                first[key.value] = key
+                yield key, item
 
     def _merged(self, node: yaml.Node, path: KeyPath, depth: int) -> Entries:
         if isinstance(node, yaml.MappingNode):
@@ -128,8 +123,8 @@ class _Walk:
         self._report(key, path, text)
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> object:
-        if node.tag == STR and "$" in node.value:
-            return self._expanded(node, path)
+        if node.tag == STR:
+            return self._text(node, path)
         try:
             return convert(node.tag, node.value)
         except ValueError:
@@ -137,11 +132,16 @@ class _Walk:
             self._broken(node, path, text)
             return None
 
-    def _expanded(self, node: yaml.ScalarNode, path: KeyPath) -> object:
+    def _text(self, node: yaml.ScalarNode, path: KeyPath) -> object:
+        """Expand variables; what they make of unquoted text may be a number."""
         text, problems = expand(node.value, self.environment)
+        if not _is_unicode(text):
+            problems.append(f"expected Unicode text, got {show(text)}")
         for problem in problems:
             self._broken(node, path, problem)
-        return resolve(text) if node.style is None else text
+        if problems:
+            return None
+        return resolve(text) if node.style is None and text != node.value else text
 
     def _broken(self, node: yaml.Node, path: KeyPath, text: str) -> None:
         """Report a value that cannot be formed."""
@@ -157,6 +157,11 @@ class _Walk:
         if self.visited > MAX_NODES or depth > MAX_DEPTH:
             text = f"expected a small deck, got aliases that make {too_large()}"
             raise deck_error(self.source, [Problem(_line(node), (), text)])
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no lone surrogate, which pydantic cannot take and no file can hold."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _line(node: yaml.Node) -> int:

@@ -18,7 +18,9 @@ def check(path: Path) -> tuple[Deck, Description]:
     deck = read_deck(path, lambda layers: _check_layers(layers))
     data = describe(deck.data)
     try:
-        parse(deck.kernel.layers).check(data.input_shape, deck.kernel.kind)
+        architecture = parse(deck.kernel.layers)
+        architecture.check_kind(deck.kernel.kind)
+        architecture.check(data.input_shape)
     except ArchitectureError as error:
         where = ".".join(map(str, ("kernel.layers", *error.path)))
         shape = " x ".join(map(str, data.input_shape))

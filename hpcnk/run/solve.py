@@ -224,9 +224,15 @@ def _record(session: Session, systems: _Systems, validation: dict[str, Any] | No
         )
     if validation:
         session.say(f"solve: ridge {selected:g} is the best on the validation rows")
-    chosen = [summary[validation["selected"]]] if validation else summary
-    if not any(entry["converged"] for entry in chosen):
+    if not usable(session):
         session.warn("no usable solution reached the tolerance; do not trust the predictions")
+
+
+def usable(session: Session) -> bool:
+    """Return whether the selected ridge converged, or any ridge if none is selected. Collective."""
+    report = on_root(session.comm, session.folder.read_report)
+    selected = report["selected_ridge"]
+    return any(e["converged"] for e in report["solve"] if selected in (None, e["ridge"]))
 
 
 def _write(session: Session, systems: _Systems) -> None:

@@ -1,0 +1,49 @@
+"""Choosing the engine for a back end."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+
+from hpcnk.engine.host import HostEngine
+from hpcnk.errors import BackendError, UsageError
+from hpcnk.kernels.spec import Architecture
+
+BACKENDS = ("auto", "cpu", "gpu")
+DTYPES = ("float32", "float64")
+
+Engine: TypeAlias = HostEngine
+
+REASONS = {
+    "auto": "the NumPy recursions on the CPU: the only back end of this version",
+    "cpu": "the NumPy recursions on the CPU, as asked for",
+}
+
+
+def make_engine(
+    architecture: Architecture,
+    kind: str = "ntk",
+    dtype: str = "float32",
+    backend: str = "auto",
+    threads: int = 1,
+) -> Engine:
+    """Make the engine for an architecture.
+
+    Raises ArchitectureError if it has no kernel of this kind, BackendError if the back end cannot
+    work here, UsageError for an unknown name or fewer than one thread.
+    """
+    architecture.check_kind(kind)
+    name = np.dtype(dtype).name if isinstance(dtype, type | np.dtype) else dtype
+    if name not in DTYPES:
+        raise UsageError(f"dtype: expected float32 or float64, got {name!r}", "choose one of them")
+    if backend not in BACKENDS:
+        raise UsageError(f"backend: expected auto, cpu or gpu, got {backend!r}", "use auto")
+    if backend == "gpu":
+        raise BackendError(
+            "backend gpu: this version computes kernels on the CPU only",
+            "use `backend: auto` or `backend: cpu`",
+        )
+    if threads < 1:
+        raise UsageError(f"threads: expected at least 1, got {threads}", "use 1 or more")
+    return HostEngine(architecture, kind, np.dtype(name), threads, REASONS[backend])

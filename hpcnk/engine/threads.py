@@ -1,0 +1,48 @@
+"""A few threads over a list of tasks; NumPy releases the interpreter lock inside of each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from hpcnk.errors import UsageError
+
+Task = TypeVar("Task")
+
+
+def for_each(work: Callable[[Task], None], tasks: Iterable[Task], threads: int) -> None:
+    """Do `work` on every task. The first exception cancels the tasks not yet begun."""
+    if threads == 1:
+        for task in tasks:
+            work(task)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="hpcnk") as pool:
+        running = [pool.submit(work, task) for task in tasks]
+        try:
+            for done in running:
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def default_threads() -> int:
+    """Give OMP_NUM_THREADS, or the cores that this process may use. Raises UsageError."""
+    text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if not text:
+        return usable_cores()
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(
+            f"OMP_NUM_THREADS: expected a whole number of at least 1, got {text!r}",
+            "set it to the number of cores to use, or unset it",
+        )
+    return int(text)
+
+
+def usable_cores() -> int:
+    """Count the cores in this process's affinity mask, where the system has one."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,104 @@
+"""What is known of each image alone: variances at every pointwise layer, and the exact K(x, x).
+
+For the same pixel of the same image the correlation c is 1 exactly, so its S and T follow from
+the variance alone (`nonlinearities.exact`), with no arccos near 1, where rounding would cost half
+the digits. Done in float64, once an image. Where a later pool mixes pixels, the covariances of
+different pixels of the image are carried along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.errors import DataError
+from hpcnk.kernels.images import Images
+from hpcnk.kernels.layers import Pointwise
+from hpcnk.kernels.nonlinearities import exact, factors
+from hpcnk.kernels.pairs import apply_pieces, flat
+from hpcnk.kernels.plan import Form, Plan, Step
+from hpcnk.kernels.recursion import State, advance
+
+
+def describe_images(plan: Plan, x: NDArray, tangent: bool, first_row: int = 0) -> Images:
+    """Compute the factors and the diagonal for inputs (channels, pixels, rows) in working dtype.
+
+    Raises DataError if a row's kernel overflows the working precision; `first_row` is the number
+    of the first row in the caller's data.
+    """
+    wide = x.astype(np.float64)
+    rule = SelfRule(np.dtype(x.dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        state = State(_input_covariance(plan, wide), tangent=tangent)
+        end = advance(plan.steps, state, rule)
+        result = end.t if tangent else end.s
+        assert result is not None, "a tangent kernel without trainable layers is refused earlier"
+        images = Images(x, tuple(rule.factors), result.reshape(-1))
+        _check_finite(images, first_row)
+    return images
+
+
+def _input_covariance(plan: Plan, x: NDArray) -> NDArray:
+    """S0 of each image with itself, (*spatial, [*spatial',] 1, rows)."""
+    if plan.form == Form.FULL:
+        products = np.matmul(x.transpose(2, 1, 0), x.transpose(2, 0, 1)).transpose(1, 2, 0)
+    else:
+        products = np.square(x).sum(axis=0)
+    shape = plan.spatial * plan.form
+    return np.ascontiguousarray(products).reshape(*shape, 1, x.shape[-1])
+
+
+@dataclass
+class SelfRule:
+    """Pointwise layers for images with themselves; gathers each layer's factors on the way."""
+
+    dtype: np.dtype
+    factors: list[NDArray] = field(default_factory=list)
+
+    def __call__(self, step: Step, state: State) -> State:
+        """Apply the layer in place, equal pixels by the exact formula."""
+        layer: Pointwise = step.layer  # type: ignore[assignment]
+        q, t = _own(step, state.s), None if state.t is None else _own(step, state.t)
+        factor = factors(layer, q, float(np.finfo(self.dtype).tiny))
+        self.factors.append(factor.astype(self.dtype))
+        variance, tangent = exact(layer, q, t)
+        if step.form == Form.FULL:
+            left, right = factor[:, :, None, None, :], factor[:, None, :, None, :]
+            apply_pieces(step, state, left, right)
+        _set_own(step, state.s, variance)
+        if state.t is not None and tangent is not None:
+            _set_own(step, state.t, tangent)
+        return state
+
+
+def _own(step: Step, array: NDArray) -> NDArray:
+    """Copy the entries of equal pixels: (pixels, rows)."""
+    entries = flat(step, array)
+    if step.form == Form.FULL:
+        pixels = np.arange(len(entries))
+        return entries[pixels, pixels, 0]
+    return entries.reshape(-1, array.shape[-1]).copy()
+
+
+def _set_own(step: Step, array: NDArray, values: NDArray) -> None:
+    entries = flat(step, array)
+    if step.form == Form.FULL:
+        pixels = np.arange(len(entries))
+        entries[pixels, pixels, 0] = values
+    else:
+        entries[...] = values.reshape(entries.shape)
+
+
+def _check_finite(images: Images, first_row: int) -> None:
+    diagonal = images.diagonal.astype(images.x.dtype)
+    bad = ~np.isfinite(diagonal)
+    for factor in images.factors:
+        bad |= ~np.isfinite(factor).all(axis=(0, 1))
+    if bad.any():
+        row = first_row + int(np.flatnonzero(bad)[0])
+        raise DataError(
+            f"row {row}: its kernel overflows {images.x.dtype}",
+            "scale the data down (normalise them), or use dtype: float64",
+        )

@@ -1,0 +1,110 @@
+"""SIGKILL at random moments: nothing that was finished is lost, and the end is the same."""
+
+import random
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from tests.support.folders import digest, finished, predictions, tiles
+from tests.support.mpi import HPCNK, Job, hpcnk
+
+KILLS = 24
+LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
+KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Images enough for a kernel phase of a few seconds."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(210, 10, 10, 1))
+    y = rng.integers(0, 2, 210)
+    path = tmp_path / "images.npz"
+    np.savez(path, x_train=x[:170], y_train=y[:170], x_test=x[170:], y_test=y[170:])
+    return {"path": str(path)}
+
+
+def drivers():
+    import h5py
+
+    return ("posix", "mpio") if h5py.get_config().mpi else ("posix",)
+
+
+@pytest.mark.timeout(600)
+def test_a_loop_of_kills_changes_nothing(write_deck, tmp_path, data):
+    start = time.monotonic()
+    deck = write_deck("whole", data=data, kernel=KERNEL)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0, ended.output
+    length = time.monotonic() - start
+    decks = [
+        write_deck("killed", data=data, kernel=KERNEL, store={"driver": driver})
+        for driver in drivers()
+    ]
+    reference = {name: tiles(tmp_path / "whole" / name) for name in ("kernel.h5", "test_kernel.h5")}
+    expected, folder, moments = digest(tmp_path / "whole"), tmp_path / "killed", random.Random(0)
+    known, ends, in_kernel = {name: set() for name in reference}, 0, 0
+    for kill in range(KILLS):
+        ranks, deck = 1 + kill % 3, decks[kill % len(decks)]
+        job = Job(ranks, [*HPCNK, "run", deck])
+        time.sleep(moments.uniform(0.3, 1.0) * length)
+        ended_first = job.process.poll() is not None
+        job.kill()
+        job.wait()
+        for name, whole in reference.items():
+            now = finished(folder / name)
+            assert known[name] <= now, "a finished tile was lost"
+            if now:
+                stored = tiles(folder / name)
+                for number in now:
+                    assert stored[number].tobytes() == whole[number].tobytes()
+            in_kernel += len(now) > len(known[name])
+            known[name] = now
+        if ended_first or all(len(known[n]) == len(reference[n]) for n in known):
+            assert hpcnk(2, "run", deck).code == 0
+            assert digest(folder) == expected
+            shutil.rmtree(folder)
+            known, ends = {name: set() for name in reference}, ends + 1
+    ended = hpcnk(3, "run", decks[0])
+    assert ended.code == 0, ended.output
+    assert digest(folder) == expected
+    np.testing.assert_allclose(
+        predictions(folder)[0], predictions(tmp_path / "whole")[0], atol=1e-6
+    )
+    assert in_kernel >= 5, "the kills missed the kernel phase: make it longer"
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_signal_stops_cleanly_and_the_run_resumes(write_deck, tmp_path, data, ranks):
+    import signal
+
+    deck = write_deck("stopped", data=data, kernel=KERNEL)
+    job = Job(ranks, [*HPCNK, "kernel", deck])
+    path = tmp_path / "stopped" / "kernel.h5"
+    while job.process.poll() is None and not finished(path):
+        time.sleep(0.05)  # until the first tiles are in the journal
+    for rank in job.ranks():
+        rank.send_signal(signal.SIGUSR1)
+    ended = job.wait()
+    assert ended.code == 75, ended.output
+    assert "resume" in ended.output
+    done = len(finished(path))
+    assert 0 < done < len(tiles(path))
+    again = hpcnk(3, "run", deck)
+    assert again.code == 0, again.output
+    assert f"{done} of {len(tiles(path))} tiles are there, resuming" in again.output
+
+
+def test_status_while_the_job_runs(write_deck, tmp_path, data):
+    deck = write_deck("watched", data=data, kernel=KERNEL)
+    job = Job(2, [*HPCNK, "run", deck])
+    path = tmp_path / "watched" / "kernel.h5"
+    while job.process.poll() is None and not finished(path):
+        time.sleep(0.05)  # until the first tiles are in the journal
+    status = hpcnk(0, "status", tmp_path / "watched")
+    assert status.code == 0, status.output
+    assert "kernel.h5: " in status.output and "solve: not yet" in status.output
+    assert job.wait().code == 0
+    assert "kernel.h5: complete" in hpcnk(0, "status", tmp_path / "watched").output

@@ -1,0 +1,162 @@
+"""What a run refuses to go on with, and what it says."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.support.folders import digest
+from tests.support.mpi import hpcnk, launch
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def done(write_deck, tmp_path):
+    """A finished small run: its deck and its folder."""
+    deck = write_deck()
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0, ended.output
+    return deck, tmp_path / "small"
+
+
+def edit(deck, section, **values):
+    content = yaml.safe_load(deck.read_text())
+    content[section].update(values)
+    deck.write_text(yaml.safe_dump(content))
+
+
+def incomplete(folder):
+    """Take the mark of completeness back, as if the run had been killed before it."""
+    from hpcnk.store import read_layout
+
+    for name in ("kernel.h5", "test_kernel.h5"):
+        layout = read_layout(folder / name)
+        with open(folder / name, "r+b") as file:
+            file.seek(layout.complete_offset)
+            file.write(b"\0")
+
+
+@pytest.mark.parametrize(
+    "section,values,named",
+    [
+        ("kernel", {"tile": 16}, "kernel.tile: was 8, is now 16"),
+        ("kernel", {"kind": "nngp"}, "kernel.kind: was ntk, is now nngp"),
+        ("kernel", {"layers": {"preset": "fc", "depth": 2}}, "kernel.layers: was"),
+        ("kernel", {"dtype": "float64"}, "kernel.dtype: was float32, is now float64"),
+        ("data", {"train": 40}, "data.train: was all"),
+        ("data", {"test": 3}, "data.test: was all"),
+        ("data", {"normalize": False}, "data.normalize: was True, is now False"),
+        ("data", {"whitening": {"regularization": 1.0}}, "data.whitening.regularization: was None"),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "solve"])
+def test_a_changed_deck(done, section, values, named, command):
+    deck, folder = done
+    if command == "solve" and "test" in values:
+        pytest.skip("the solve does not depend on the test rows")
+    before = digest(folder)
+    edit(deck, section, **values)
+    ended = hpcnk(2, command, deck)
+    assert ended.code == 65, ended.output
+    assert named in ended.output and "Traceback" not in ended.output
+    assert ended.output.count("was made from something else") == 1
+    assert digest(folder) == before
+
+
+def test_other_ridges_need_no_new_kernel(done):
+    deck, folder = done
+    before = (folder / "kernel.h5").stat().st_mtime_ns
+    edit(deck, "solve", ridge=[0.5])
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0, ended.output
+    assert "kernel: complete already" in ended.output
+    assert (folder / "kernel.h5").stat().st_mtime_ns == before
+
+
+def test_changed_data(done, tmp_path):
+    deck, _ = done
+    path = tmp_path / "arrays.npz"
+    arrays = dict(np.load(path))
+    arrays["x_train"][0, 0, 0, 0] += 1
+    np.savez(path, **arrays)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 65, ended.output
+    assert "contents of the training data" in ended.output
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_changed_code(done, tmp_path, complete):
+    deck, folder = done
+    if not complete:
+        incomplete(folder)
+    shutil.copytree(PROJECT / "hpcnk", tmp_path / "other" / "hpcnk")
+    with open(tmp_path / "other" / "hpcnk" / "kernels" / "layers.py", "a") as source:
+        source.write("\n# changed\n")
+    environment = {"PYTHONPATH": str(tmp_path / "other")}
+    arguments = [sys.executable, "-P", "-m", "hpcnk.cli", "run", deck]
+    ended = launch(2, arguments, environment=environment, cwd=tmp_path)
+    if complete:
+        assert ended.code == 0 and "was made by hpcnk" in ended.output, ended.output
+    else:
+        assert ended.code == 65 and "code: was" in ended.output, ended.output
+
+
+def test_a_damaged_tile_is_found(done):
+    from hpcnk.store import read_layout
+
+    deck, folder = done
+    layout = read_layout(folder / "kernel.h5")
+    with open(folder / "kernel.h5", "r+b") as file:
+        file.seek(layout.tiles_offset + 3 * layout.tile_bytes + 17)
+        file.write(b"\x5a")
+    verdict = hpcnk(0, "verify", folder)
+    assert verdict.code == 74 and "DAMAGED (checksum): 3" in verdict.output
+    ended = hpcnk(2, "solve", deck)
+    assert ended.code == 74, ended.output
+    assert "tile 3" in ended.output and "Traceback" not in ended.output
+
+
+def test_a_wrong_tile_is_found(done):
+    """A tile that was computed wrongly has a good checksum; only computing it anew tells."""
+    from hpcnk.store import TileReader, TileWriter, read_layout
+
+    _, folder = done
+    good = hpcnk(0, "verify", folder, "--tiles", 100)
+    assert good.code == 0 and "all checksums hold" in good.output, good.output
+    incomplete(folder)
+    layout = read_layout(folder / "kernel.h5")
+    with TileReader(layout) as reader:
+        tile = np.array(reader.read(4))
+    from tests.support.dense import Single
+
+    writer = TileWriter(layout, "posix", Single())
+    writer.put(4, tile * np.float32(1.00001))
+    writer.close()
+    verdict = hpcnk(0, "verify", folder, "--tiles", 100)
+    assert verdict.code == 74 and "WRONG: 4" in verdict.output, verdict.output
+
+
+def test_a_folder_without_permission(write_deck, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    (tmp_path / "small").mkdir(mode=0o500)
+    ended = hpcnk(2, "run", write_deck())
+    assert ended.code == 74 and "Traceback" not in ended.output
+
+
+def test_a_file_where_the_folder_should_be(write_deck, tmp_path):
+    (tmp_path / "small").write_text("in the way")
+    ended = hpcnk(2, "run", write_deck())
+    assert ended.code == 74, ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_no_output_folder(tmp_path):
+    for command in ("status", "verify"):
+        ended = hpcnk(0, command, tmp_path)
+        assert ended.code == 2 and "Traceback" not in ended.output, ended.output

@@ -1,0 +1,88 @@
+"""What only several ranks can show; run under mpirun by test_under_mpirun.py."""
+
+import numpy as np
+import pytest
+from scipy.linalg import solve as dense_solve
+
+from hpcnk import comm as hpcnk_comm
+from hpcnk.comm import agreement, any_rank, assemble_rows, on_root, reduce, sum_over_ranks
+from hpcnk.errors import StorageError
+from hpcnk.solve import TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
+from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
+from tests.support.dense import kernel_matrix, tiles_of
+
+pytestmark = pytest.mark.mpi
+
+
+def test_sums_go_in_pieces(comm, monkeypatch):
+    monkeypatch.setattr(reduce, "MAX_BYTES", 24)
+    array = np.arange(35.0).reshape(7, 5) + comm.rank
+    expected = comm.size * np.arange(35.0).reshape(7, 5) + sum(range(comm.size))
+    np.testing.assert_array_equal(sum_over_ranks(comm, array), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_rows_are_assembled_also_from_empty_ranks(comm, n):
+    whole = np.random.default_rng(0).normal(size=(n, 3))
+    rows = share(n, comm.size, comm.rank)
+    np.testing.assert_array_equal(assemble_rows(comm, whole[rows], rows, n), whole)
+
+
+def test_an_error_on_one_rank_is_raised_by_all(comm):
+    with (
+        pytest.raises(StorageError, match=f"rank {comm.size - 1} said so") as caught,
+        agreement(comm),
+    ):
+        if comm.rank == comm.size - 1:
+            raise StorageError(f"rank {comm.rank} said so", "advice")
+    assert caught.value.agreed and caught.value.advice == "advice"
+    with agreement(comm):
+        pass
+
+
+def test_the_root_works_for_all(comm):
+    assert on_root(comm, lambda: comm.rank + 41) == 41
+
+    def fail():
+        raise StorageError("the root failed")
+
+    with pytest.raises(StorageError, match="root failed"):
+        on_root(comm, fail)
+
+
+def test_any_rank(comm):
+    assert any_rank(comm, comm.rank == comm.size - 1)
+    assert not any_rank(comm, False)
+
+
+def test_threads_are_shared_by_the_node(comm, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert hpcnk_comm.threads_per_rank(comm) == 3
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    shares = comm.allgather(hpcnk_comm.threads_per_rank(comm))
+    masks = comm.allgather(hpcnk_comm.node.cores())
+    assert all(s == max(1, len(m) // masks.count(m)) for s, m in zip(shares, masks, strict=True))
+
+
+@pytest.mark.parametrize("n,tile", [(5, 8), (40, 7), (61, 16)])
+def test_solve_and_predict_are_the_dense_ones(comm, n, tile):
+    k = kernel_matrix(n + 9)
+    train, test = k[:n, :n], np.ascontiguousarray(k[n:, :n])
+    y = np.random.default_rng(3).normal(size=(n, 2))
+    ridges = np.array([1e-2, 1e-2, 1e-4, 1e-4])
+    grid, cross = TriangleGrid(n, tile), CrossGrid(9, n, tile)
+    operator = TileOperator(comm, n, tiles_of(train, grid, deal(grid, comm.size, comm.rank)))
+    y4 = np.tile(y, (1, 2))
+    np.testing.assert_allclose(operator.apply(y4), train @ y4, rtol=1e-12, atol=1e-12)
+    np.testing.assert_array_equal(operator.column(n - 1), train[:, n - 1])
+    np.testing.assert_array_equal(operator.diagonal(), train.diagonal())
+    exact = np.hstack([dense_solve(train + r * np.eye(n), y) for r in (1e-2, 1e-4)])
+    for rank in (0, 3, n):
+        factor = pivoted_cholesky(comm, operator, rank) if rank else identity
+        solution = conjugate_gradient(comm, operator, y4, ridges, factor, 1e-10, 1000)
+        assert solution.converged
+        np.testing.assert_allclose(solution.x, exact, rtol=1e-5, atol=1e-5)
+        assert len({x.tobytes() for x in comm.allgather(solution.x)}) == 1
+    tiles = tiles_of(test, cross, deal(cross, comm.size, comm.rank))
+    product = cross_product(comm, 9, tiles, exact)
+    np.testing.assert_allclose(product, test @ exact, rtol=1e-10, atol=1e-10)

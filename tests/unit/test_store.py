@@ -1,0 +1,219 @@
+import os
+from types import SimpleNamespace
+
+import h5py
+import numpy as np
+import pytest
+
+from hpcnk import store
+from hpcnk.errors import StorageError, UsageError
+from hpcnk.store import files, writer
+from hpcnk.store.drivers import choose_driver
+from hpcnk.store.journal import LINE_BYTES
+from hpcnk.tiling import CrossGrid, TriangleGrid
+
+ONE = SimpleNamespace(rank=0, size=1)
+TWO = SimpleNamespace(rank=1, size=2)
+
+
+def matrix(n, dtype="float32"):
+    return np.arange(n * n, dtype=dtype).reshape(n, n)
+
+
+def fill(path, grid, numbers, comm=ONE, dtype="float32"):
+    layout = store.read_layout(path)
+    tiles = store.TileWriter(layout, "posix", comm)
+    whole = matrix(grid.n, dtype)
+    for number in numbers:
+        tile = grid.at(number)
+        tiles.put(number, whole[tile.rows, tile.columns])
+    tiles.close()
+    return layout
+
+
+@pytest.fixture
+def created(tmp_path):
+    grid = TriangleGrid(11, 4)
+    path = tmp_path / "kernel.h5"
+    store.create(path, grid, "float32", {"kernel.tile": 4})
+    return path, grid
+
+
+def test_layout_survives_the_round_trip(created):
+    path, grid = created
+    layout = store.read_layout(path)
+    assert layout.grid == grid
+    assert layout.dtype == np.float32
+    assert layout.provenance == {"kernel.tile": 4}
+    assert not layout.complete
+    with h5py.File(path) as file:
+        properties = file["tiles"].id.get_create_plist()
+        assert properties.get_layout() == h5py.h5d.CONTIGUOUS
+        assert properties.get_alloc_time() == h5py.h5d.ALLOC_TIME_EARLY
+        assert properties.get_fill_time() == h5py.h5d.FILL_TIME_NEVER
+        assert file["tiles"].shape == (6, 4, 4)
+
+
+def test_cross_grid_and_float64(tmp_path):
+    grid = CrossGrid(5, 7, 3)
+    store.create(tmp_path / "t.h5", grid, "float64", {})
+    layout = store.read_layout(tmp_path / "t.h5")
+    assert layout.grid == grid and layout.dtype == np.float64
+
+
+def test_tiles_are_padded_with_zeros_and_read_back_without(created):
+    path, grid = created
+    layout = fill(path, grid, range(grid.count))
+    with h5py.File(path) as file:
+        raw = file["tiles"][:]
+    whole = matrix(11)
+    with store.TileReader(layout) as reader:
+        for number in range(grid.count):
+            tile = grid.at(number)
+            np.testing.assert_array_equal(reader.read(number), whole[tile.rows, tile.columns])
+            height, width = tile.shape
+            assert not raw[number, height:].any() and not raw[number, :, width:].any()
+
+
+def test_only_journalled_tiles_count_and_two_ranks_add_up(created):
+    path, grid = created
+    layout = fill(path, grid, [0, 3])
+    fill(path, grid, [4], TWO)
+    assert set(store.read_journals(layout.journal, layout.id)) == {0, 3, 4}
+    assert store.finished_tiles(layout.journal) == 3
+
+
+def test_torn_and_foreign_journal_lines_are_ignored(created):
+    path, grid = created
+    layout = fill(path, grid, [0, 1, 2])
+    journal = next(layout.journal.glob("*.log"))
+    data = journal.read_bytes()
+    assert len(data) == 3 * LINE_BYTES
+    for cut in range(2 * LINE_BYTES, 3 * LINE_BYTES):
+        journal.write_bytes(data[:cut])
+        assert set(store.read_journals(layout.journal, layout.id)) == {0, 1}
+    assert store.read_journals(layout.journal, "0" * 32) == {}
+
+
+def test_the_data_is_durable_before_its_journal_line(created, monkeypatch):
+    path, _ = created
+    order = []
+    real = os.fsync
+    journal_bytes = store.read_layout(path).journal
+
+    def fsync(handle):
+        name = os.readlink(f"/proc/self/fd/{handle}")
+        order.append("journal" if str(journal_bytes) in name else "data")
+        real(handle)
+
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.0)
+    tiles = store.TileWriter(store.read_layout(path), "posix", ONE)
+    monkeypatch.setattr(os, "fsync", fsync)
+    tiles.put(0, matrix(4))
+    assert order == ["data", "journal"]
+    tiles.close()
+
+
+def test_nothing_is_journalled_before_the_commit(created, monkeypatch):
+    path, _ = created
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 1e9)
+    layout = store.read_layout(path)
+    tiles = store.TileWriter(layout, "posix", ONE)
+    tiles.put(0, matrix(4))
+    assert store.read_journals(layout.journal, layout.id) == {}
+    tiles.close()
+    assert set(store.read_journals(layout.journal, layout.id)) == {0}
+
+
+def test_complete_files_carry_their_checksums(created):
+    path, grid = created
+    layout = fill(path, grid, range(grid.count))
+    sums = store.read_journals(layout.journal, layout.id)
+    before = path.stat().st_size
+    store.mark_complete(layout, np.array([sums[k] for k in range(grid.count)], np.uint32))
+    assert path.stat().st_size == before
+    for journal in layout.journal.glob("*.log"):
+        journal.unlink()
+    layout = store.read_layout(path)
+    assert layout.complete
+    with store.TileReader(layout) as reader:
+        assert reader.checksums == sums
+        assert all(reader.intact(number) for number in range(grid.count))
+
+
+def test_a_flipped_bit_is_found(created):
+    path, grid = created
+    layout = fill(path, grid, range(grid.count))
+    with open(path, "r+b") as file:
+        file.seek(layout.tiles_offset + 2 * layout.tile_bytes + 5)
+        byte = file.read(1)[0]
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([byte ^ 4]))
+    with store.TileReader(layout) as reader:
+        assert [k for k in range(grid.count) if not reader.intact(k)] == [2]
+        with pytest.raises(StorageError, match=r"tile 2 .* damaged"):
+            reader.read(2)
+
+
+def test_large_transfers_go_in_pieces(created, monkeypatch):
+    path, grid = created
+    monkeypatch.setattr(files, "MAX_TRANSFER", 7)
+    layout = fill(path, grid, range(grid.count))
+    with store.TileReader(layout) as reader:
+        tile = grid.at(4)
+        np.testing.assert_array_equal(reader.read(4), matrix(11)[tile.rows, tile.columns])
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
+    path = tmp_path / "a.h5"
+    store.write_arrays(path, {"x": np.ones(3)}, {})
+    with pytest.raises(TypeError):
+        store.write_arrays(path, {"x": np.array([object()])}, {})
+    np.testing.assert_array_equal(store.read_arrays(path, "x")[0], np.ones(3))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_reading_what_is_not_there_says_so(tmp_path):
+    with pytest.raises(StorageError, match="missing"):
+        store.read_layout(tmp_path / "missing.h5")
+    (tmp_path / "text.h5").write_text("no HDF5")
+    with pytest.raises(StorageError, match="text"):
+        store.read_layout(tmp_path / "text.h5")
+    store.write_arrays(tmp_path / "a.h5", {"x": np.ones(3)}, {"format": "other"})
+    with pytest.raises(StorageError, match="no tile file"):
+        store.read_layout(tmp_path / "a.h5")
+    with pytest.raises(StorageError, match="failed"):
+        store.read_arrays(tmp_path / "a.h5", "y")
+
+
+def test_fifty_terabytes_are_laid_out_in_a_moment(tmp_path):
+    path = tmp_path / "kernel.h5"
+    grid = TriangleGrid(5_000_000, 8192)
+    with open(tmp_path / "probe", "wb") as probe:
+        try:
+            probe.truncate(grid.count * 8192 * 8192 * 4)
+        except OSError as error:
+            pytest.skip(f"this file system holds no sparse file of 50 TB: {error}")
+    store.create(path, grid, "float32", {})
+    layout = store.read_layout(path)
+    assert layout.grid.count == 186_966
+    assert path.stat().st_blocks * 512 < 1 << 20
+
+
+def test_differences_name_both_values():
+    lines = store.differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 5, "d": 4})
+    assert lines == [
+        "b: was 2, is now 5",
+        "c: was 3, is now (nothing)",
+        "d: was (nothing), is now 4",
+    ]
+
+
+def test_mpio_needs_a_parallel_h5py(monkeypatch):
+    monkeypatch.setattr(h5py, "get_config", lambda: SimpleNamespace(mpi=False))
+    assert choose_driver("auto")[0] == "posix"
+    with pytest.raises(UsageError, match="serial"):
+        choose_driver("mpio")
+    monkeypatch.setattr(h5py, "get_config", lambda: SimpleNamespace(mpi=True))
+    assert choose_driver("auto")[0] == "mpio"
+    assert choose_driver("posix")[0] == "posix"
