@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcnk.comm import abort, active, launcher, world
 from hpcnk.deck import manual
-from hpcnk.errors import HpcnkError
+from hpcnk.errors import DeckError, HpcnkError
 from hpcnk.version import __version__
 
 Stage = Callable[..., None]
@@ -30,7 +30,8 @@ def _fail(error: HpcnkError) -> int:
     if comm is not None and comm.size > 1 and not error.agreed:
         abort(str(error), error.exit_code)
     if launcher().rank == 0:
-        print(f"hpcnk: {error}", file=sys.stderr, flush=True)
+        # A deck's problems start with FILE:LINE, where editors look for it.
+        print(error if isinstance(error, DeckError) else f"hpcnk: {error}", file=sys.stderr)
     return error.exit_code
 
 

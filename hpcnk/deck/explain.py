@@ -1,6 +1,7 @@
 """Pydantic's errors into sentences: a user reads what was expected and what came, no jargon."""
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -12,14 +13,27 @@ from hpcnk.deck.loader import resolve
 from hpcnk.deck.problems import KeyPath, Problem, show, with_advice
 from hpcnk.deck.schema import Deck
 from hpcnk.deck.tree import Tree
+from hpcnk.errors import ArchitectureError
 
 Models = Sequence[type[BaseModel]]
 
 
 def explain(errors: Sequence[Mapping[str, Any]], tree: Tree) -> list[Problem]:
-    """Make one problem of each pydantic error, but for values that could not even be read."""
-    problems = (_problem(error, tree) for error in errors)
+    """Make problems of pydantic's errors, but for values that could not even be read."""
+    problems = [problem for error in errors for problem in _problems(error, tree)]
     return [problem for problem in problems if not tree.covers(problem.path)]
+
+
+def _problems(error: Mapping[str, Any], tree: Tree) -> list[Problem]:
+    if error["type"] == "architecture":
+        return [_layer(error["loc"], found, tree) for found in error["ctx"]["problems"]]
+    return [_problem(error, tree)]
+
+
+def _layer(path: KeyPath, error: ArchitectureError, tree: Tree) -> Problem:
+    path = tree.origin.existing((*path, *error.path))
+    what = re.sub(r"^layers\S*: ", "", error.what)  # the entry's own path says it
+    return Problem(tree.origin.line(path), path, with_advice(what, error.advice))
 
 
 def _problem(error: Mapping[str, Any], tree: Tree) -> Problem:
@@ -29,10 +43,6 @@ def _problem(error: Mapping[str, Any], tree: Tree) -> Problem:
         return Problem(tree.origin.line(path), path, _unknown_key(path))
     if error["type"] == "missing":
         text = f"expected {expected(path)}, got nothing: this key is required"
-        return Problem(tree.origin.line(path), path, text)
-    if error["type"] == "architecture":
-        path = tree.origin.existing((*path, *context["path"]))
-        text = with_advice(context["what"], context["advice"])
         return Problem(tree.origin.line(path), path, text)
     if error["type"] == "refused":
         text = f"expected {context['expected']}, got {context['got']}"

@@ -17,8 +17,8 @@ MAX_BYTES = 2**20
 def read_deck(path: str | os.PathLike[str], check_layers: CheckLayers) -> Deck:
     """Read and check a deck.
 
-    `check_layers` takes the plain value of `kernel.layers` and raises ArchitectureError where it
-    is no valid network. Relative paths in the deck are left relative to the working directory.
+    `check_layers` takes the plain value of `kernel.layers` and returns what is wrong with it.
+    Relative paths in the deck are left relative to the working directory.
     Raises DeckError with all problems: those of the file, the keys, the values and the layers.
     """
     source = Path(path)

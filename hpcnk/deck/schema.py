@@ -1,6 +1,6 @@
 """The deck: frozen, typed sections. What is not named here is refused, in every section."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,7 +33,7 @@ from hpcnk.deck.fields import (
 from hpcnk.deck.problems import KeyPath, Origin, Problem, deck_error, with_advice
 from hpcnk.errors import ArchitectureError, DeckError
 
-CheckLayers = Callable[[object], None]
+CheckLayers = Callable[[object], Sequence[ArchitectureError]]
 
 
 class Section(BaseModel):
@@ -161,13 +161,9 @@ class KernelSection(Section):
     def _layers_fit(cls, layers: object, info: ValidationInfo) -> object:
         """Check the architecture, where the reader of the deck gave a check for it."""
         check: CheckLayers | None = (info.context or {}).get("check_layers")
-        if check is None:
-            return layers
-        try:
-            check(layers)
-        except ArchitectureError as error:
-            context = {"what": error.what, "advice": error.advice, "path": error.path}
-            raise PydanticCustomError("architecture", "{what}", context) from error
+        problems = check(layers) if check else ()
+        if problems:
+            raise PydanticCustomError("architecture", "layers", {"problems": problems})
         return layers
 
 

@@ -29,7 +29,8 @@ def _facts(report: Mapping[str, Any]) -> list[str]:
         f"- ranks: {report['ranks']}, threads a rank: {report['threads']}",
         f"- deck: {report['deck']} (sha256 {report['deck_hash']})",
     ]
-    rows += [f"- {name} data: sha256 {digest}" for name, digest in report.get("data_hash", {}).items()]
+    digests = report.get("data_hash", {}).items()
+    rows += [f"- {name} data: sha256 {digest}" for name, digest in digests]
     return [*rows, ""]
 
 

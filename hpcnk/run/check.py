@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hpcnk.data import Description, describe
 from hpcnk.deck import Deck, read_deck
-from hpcnk.errors import ArchitectureError, DeckError
-from hpcnk.kernels import parse
+from hpcnk.errors import ArchitectureError
+from hpcnk.kernels import find_problems, parse
 
 
 def check(path: Path) -> tuple[Deck, Description]:
@@ -15,20 +15,14 @@ def check(path: Path) -> tuple[Deck, Description]:
 
     Raises DeckError with all problems of the deck, DataError for a data set that cannot be read.
     """
-    deck = read_deck(path, lambda layers: _check_layers(layers))
+    deck = read_deck(path, find_problems)
     data = describe(deck.data)
+    architecture = parse(deck.kernel.layers)
     try:
-        architecture = parse(deck.kernel.layers)
         architecture.check_kind(deck.kernel.kind)
         architecture.check(data.input_shape)
     except ArchitectureError as error:
-        where = ".".join(map(str, ("kernel.layers", *error.path)))
         shape = " x ".join(map(str, data.input_shape))
-        raise DeckError(
-            f"{path}: {where}: {error.what} (the data have the shape {shape})", error.advice
-        ) from error
+        what = f"{error.what} (the data have the shape {shape})"
+        raise deck.error_at(("kernel", "layers", *error.path), what, error.advice) from error
     return deck, data
-
-
-def _check_layers(layers: object) -> None:
-    parse(layers)

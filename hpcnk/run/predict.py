@@ -16,7 +16,7 @@ from hpcnk.run.session import Session
 from hpcnk.run.solve import require_complete
 from hpcnk.solve import cross_product
 from hpcnk.solve.operator import HeldTile
-from hpcnk.store import Layout, TileReader, read_arrays, write_arrays
+from hpcnk.store import Layout, TileReader, read_arrays, read_shape, write_arrays
 from hpcnk.tiling import deal
 
 Array = NDArray[np.float64]
@@ -32,8 +32,9 @@ def predict(session: Session) -> None:
     layout = on_root(session.comm, lambda: require_complete(session, folder.test_kernel))
     alpha = on_root(session.comm, lambda: _coefficients(session))
     ridges, n, outputs = alpha.shape
+    rows = read_shape(folder.inputs, "x_test")[0]
     block = alpha.transpose(1, 0, 2).reshape(n, ridges * outputs)
-    product = cross_product(session.comm, layout.grid.m, _stream(session, layout), block)
+    product = cross_product(session.comm, rows, _stream(session, layout), block)
     predictions = product.reshape(-1, ridges, outputs).transpose(1, 0, 2)
     on_root(session.comm, lambda: _record(session, predictions))
 

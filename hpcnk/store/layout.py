@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcnk.errors import StorageError
 from hpcnk.store.files import open_hdf5, published, storage_errors
-from hpcnk.tiling import CrossGrid, TriangleGrid
+from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
 FORMAT = "hpcnk tiles 1"
 STRIPE = 16 << 20  # bytes; tiles start on a multiple of it, as parallel file systems like
@@ -34,7 +34,7 @@ class Layout:
 
     path: Path
     id: str
-    grid: TriangleGrid | CrossGrid
+    grid: Grid
     dtype: np.dtype
     provenance: dict[str, Any]
     complete: bool
@@ -53,9 +53,7 @@ class Layout:
         return self.path.with_name(self.path.name + ".journal")
 
 
-def create(
-    path: Path, grid: TriangleGrid | CrossGrid, dtype: str, provenance: dict[str, Any]
-) -> None:
+def create(path: Path, grid: Grid, dtype: str, provenance: dict[str, Any]) -> None:
     """Lay an empty tile file out and publish it under `path`. One rank calls this.
 
     Raises StorageError when the file system refuses.

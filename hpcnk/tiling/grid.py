@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import isqrt
-from typing import Protocol
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -40,26 +40,6 @@ class Tile:
         """Kernel entries to compute; a symmetric tile needs one triangle and its diagonal."""
         height, width = self.shape
         return height * (height + 1) // 2 if self.symmetric else height * width
-
-
-class Grid(Protocol):
-    """What the store and the operator need to know of a grid."""
-
-    tile: int
-
-    @property
-    def count(self) -> int:
-        """Number of tiles."""
-
-    @property
-    def pairs(self) -> int:
-        """Kernel entries to compute in all tiles."""
-
-    def at(self, number: int) -> Tile:
-        """Return the tile of this number. Raises IndexError outside 0 .. count - 1."""
-
-    def order(self) -> Iterator[int]:
-        """All tile numbers in the order in which they are dealt to ranks."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +139,9 @@ class CrossGrid:
     def order(self) -> Iterator[int]:
         """All tiles, in the order of their numbers."""
         return iter(range(self.count))
+
+
+Grid: TypeAlias = TriangleGrid | CrossGrid
 
 
 def _rows(block: int, tile: int, n: int) -> slice:

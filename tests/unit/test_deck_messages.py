@@ -249,7 +249,7 @@ def test_the_line_of_a_layer_inside_a_preset_is_that_of_layers(problems):
 
 def test_a_layer_that_the_deck_does_not_spell_out(tmp_path):
     def check(layers):
-        raise ArchitectureError("a pool of 2 on 1 x 1 pixels", (3, "window"))
+        return [ArchitectureError("a pool of 2 on 1 x 1 pixels", (3, "window"))]
 
     file = tmp_path / "deck.yaml"
     file.write_text(MINIMAL)

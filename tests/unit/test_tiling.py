@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,7 +41,7 @@ def test_dealing_is_a_partition_balanced_to_one_tile(n, tile, size, data):
     grid = TriangleGrid(n, tile)
     done = data.draw(st.sets(st.integers(0, grid.count - 1)))
     hands = [deal(grid, size, rank, done) for rank in range(size)]
-    assert sorted(sum(hands, [])) == sorted(set(range(grid.count)) - done)
+    assert sorted(k for hand in hands for k in hand) == sorted(set(range(grid.count)) - done)
     lengths = [len(hand) for hand in hands]
     assert max(lengths) - min(lengths) <= 1
 
@@ -69,7 +71,7 @@ def test_touching_finds_the_whole_block_row(n, tile):
 def test_share_is_contiguous_and_even(n, size):
     parts = [share(n, size, rank) for rank in range(size)]
     assert parts[0].start == 0 and parts[-1].stop == n
-    assert all(a.stop == b.start for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a.stop == b.start for a, b in pairwise(parts))
     lengths = [p.stop - p.start for p in parts]
     assert max(lengths) - min(lengths) <= 1
 
