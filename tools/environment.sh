@@ -61,10 +61,10 @@ make_wheel_environment() {
     is_ready .venv "$made_from" && return
     say "setting up .venv from wheels"
     make_venv .venv
-    .venv/bin/python -m pip install --quiet --only-binary :all: --editable .
+    .venv/bin/python -m pip install -qq --only-binary :all: --editable .
     if ! mpi_works .venv; then
         say "no working MPI on this machine: installing MPICH as a wheel"
-        .venv/bin/python -m pip install --quiet --only-binary :all: --editable '.[mpi]'
+        .venv/bin/python -m pip install -qq --only-binary :all: --editable '.[mpi]'
         mpi_works .venv || die "MPICH's wheel does not work here; .venv/bin/hpcnk doctor may tell why"
     fi
     echo "$made_from" > .venv/.ready

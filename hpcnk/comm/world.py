@@ -12,6 +12,8 @@ import traceback
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import mpi4py
+
 from hpcnk.comm.launcher import launcher
 from hpcnk.errors import UsageError
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Comm as Communicator
 else:
     Communicator = Any
+
+# Only the main thread calls MPI. Said here, for an h5py built with MPI starts it when imported.
+mpi4py.rc.thread_level = "funneled"
 
 _started: list[Any] = []
 
@@ -42,9 +47,6 @@ def world() -> Communicator:
 
 
 def _start() -> Communicator:
-    import mpi4py
-
-    mpi4py.rc.thread_level = "funneled"  # only the main thread calls MPI
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

@@ -66,8 +66,8 @@ def _record(session: Session, product: Array) -> None:
     metrics = [score(targets.task, values, target, encoded) for values in predictions]
     report = folder.update_report(test=metrics)
     for ridge, values in zip(session.deck.solve.ridge, metrics, strict=True):
-        chosen = "  <- selected on the validation rows" if ridge == report["selected_ridge"] else ""
+        chosen = "  <- chosen on the validation rows" if ridge == report["selected_ridge"] else ""
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-        session.say(f"test: ridge {ridge:g}: {shown}{chosen}")
+        session.say(f"test ({len(target)} rows): ridge {ridge:g}: {shown}{chosen}")
     session.events.write("test", metrics=metrics)
     session.say(f"results: {folder.report.with_suffix('.md')}, {folder.predictions}")

@@ -32,6 +32,17 @@ def test_importing_hpcnk_starts_no_mpi():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["check", "run", "plan"])
+def test_a_bad_deck_starts_no_mpi(write_deck, command):
+    for deck in (write_deck(kernel={"tile": 0}), write_deck(kernel={"layers": [{"avg_pool": 9}]})):
+        code = (
+            "import sys; from hpcnk.cli import main;"
+            f"code = main(['{command}', {str(deck)!r}]);"
+            "sys.exit(99 if 'mpi4py.MPI' in sys.modules else code)"
+        )
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 2
+
+
 def test_a_launcher_of_another_mpi_is_found_out(write_deck):
     """Each process would run the whole job on its own: the size that MPI sees gives it away."""
     environment = {"PMI_RANK": "0", "PMI_SIZE": "3"}
