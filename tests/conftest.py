@@ -3,11 +3,20 @@
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import yaml
 
 PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(params=["posix", "mpio"])
+def driver(request):
+    """Both store drivers, as far as this h5py has them."""
+    if request.param == "mpio" and not h5py.get_config().mpi:
+        pytest.skip("h5py is a serial build: no mpio driver here")
+    return request.param
 
 
 @pytest.fixture(scope="session")

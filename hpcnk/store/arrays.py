@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.store.files import open_hdf5, published, storage_errors
+from hpcnk.store.files import published, raw, storage_errors, write_at
+from hpcnk.store.hdf5 import lay_out, open_hdf5
 
 
 def write_arrays(
@@ -20,11 +20,13 @@ def write_arrays(
 
     One rank calls this. Raises StorageError.
     """
-    with published(path) as temporary, h5py.File(temporary, "w") as file:
-        for name, array in arrays.items():
-            file.create_dataset(name, data=array)
-        for name, value in attributes.items():
-            file.attrs[name] = value
+    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    shapes = {name: (array.shape, array.dtype) for name, array in whole.items()}
+    with published(path) as temporary:
+        offsets = lay_out(temporary, shapes, attributes)
+        with open(temporary, "r+b") as file:
+            for name, offset in offsets.items():
+                write_at(file.fileno(), raw(whole[name]), offset)
 
 
 def read_arrays(path: Path, *names: str) -> list[NDArray[Any]]:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -86,8 +85,3 @@ def read_at(handle: int, data: memoryview, offset: int) -> None:
         if got == 0:
             raise OSError(errno.EIO, f"the file ends at byte {offset + done}")
         done += got
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open for reading, also while a run writes to it, hence without HDF5's file lock."""
-    return h5py.File(path, "r", locking=False)

@@ -21,11 +21,11 @@ import h5py
 import numpy as np
 
 from hpcnk.errors import StorageError
-from hpcnk.store.files import open_hdf5, published, storage_errors
+from hpcnk.store.files import published, storage_errors, write_at
+from hpcnk.store.hdf5 import lay_out, open_hdf5
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
 FORMAT = "hpcnk tiles 1"
-STRIPE = 16 << 20  # bytes; tiles start on a multiple of it, as parallel file systems like
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,23 @@ def create(path: Path, grid: Grid, dtype: str, provenance: dict[str, Any]) -> No
 
     Raises StorageError when the file system refuses.
     """
-    with published(path) as temporary, _new_file(temporary) as file:
-        shape = (grid.count, grid.tile, grid.tile)
-        _contiguous(file, "tiles", shape, np.dtype(dtype))
-        _contiguous(file, "checksums", (grid.count,), np.dtype(np.uint32))
-        file.create_dataset("complete", data=np.zeros(1, np.uint8))
-        file.attrs["format"] = FORMAT
-        file.attrs["id"] = uuid.uuid4().hex
-        file.attrs["n"] = grid.n
-        file.attrs["m"] = grid.m if isinstance(grid, CrossGrid) else 0
-        file.attrs["tile"] = grid.tile
-        file.attrs["provenance"] = json.dumps(provenance, sort_keys=True)
+    shapes = {
+        "tiles": ((grid.count, grid.tile, grid.tile), np.dtype(dtype)),
+        "checksums": ((grid.count,), np.dtype(np.uint32)),
+        "complete": ((1,), np.dtype(np.uint8)),
+    }
+    attributes = {
+        "format": FORMAT,
+        "id": uuid.uuid4().hex,
+        "n": grid.n,
+        "m": grid.m if isinstance(grid, CrossGrid) else 0,
+        "tile": grid.tile,
+        "provenance": json.dumps(provenance, sort_keys=True),
+    }
+    with published(path) as temporary:
+        offsets = lay_out(temporary, shapes, attributes)
+        with open(temporary, "r+b") as file:
+            write_at(file.fileno(), memoryview(b"\0"), offsets["complete"])
 
 
 def read_layout(path: Path) -> Layout:
@@ -95,23 +101,4 @@ def _layout(path: Path, file: h5py.File) -> Layout:
         tiles_offset=file["tiles"].id.get_offset(),
         checksums_offset=file["checksums"].id.get_offset(),
         complete_offset=file["complete"].id.get_offset(),
-    )
-
-
-def _new_file(path: Path) -> h5py.File:
-    return h5py.File(path, "w", alignment_threshold=1 << 20, alignment_interval=STRIPE)
-
-
-def _contiguous(file: h5py.File, name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Create a data set with early allocation, which only the low-level interface offers."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_layout(h5py.h5d.CONTIGUOUS)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-    h5py.h5d.create(
-        file.id,
-        name.encode(),
-        h5py.h5t.py_create(dtype),
-        h5py.h5s.create_simple(shape),
-        dcpl=properties,
     )

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import StorageError
-from hpcnk.store.files import checksum, open_hdf5, raw, read_at, storage_errors
+from hpcnk.store.files import checksum, raw, read_at, storage_errors
+from hpcnk.store.hdf5 import open_hdf5
 from hpcnk.store.journal import read_journals
 from hpcnk.store.layout import Layout
 
