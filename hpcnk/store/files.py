@@ -17,6 +17,8 @@ from hpcnk.errors import StorageError
 
 MAX_TRANSFER = 1 << 30  # bytes of one read or write; MPI-IO fails above 2 GiB
 
+_LITTLE = 1 << 20  # bytes; with less room than this a failed write is taken for a full disk
+
 _ADVICE = {
     errno.ENOSPC: "the file system is full: free space and start the same command again to resume",
     errno.EDQUOT: "your quota is used up: free space and start the same command again to resume",
@@ -33,8 +35,18 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        advice = _ADVICE.get(getattr(error, "errno", None) or 0, "check the path and the disk")
+        # MPI-IO and HDF5 do not pass the system's reason on, so look whether the disk is full.
+        number = getattr(error, "errno", None) or (errno.ENOSPC if _full(path) else 0)
+        advice = _ADVICE.get(number, "check the path and the disk")
         raise StorageError(f"{action} {path} failed: {reason}", advice) from error
+
+
+def _full(path: Path) -> bool:
+    try:
+        system = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return system.f_bavail * system.f_frsize < _LITTLE
 
 
 @contextmanager
