@@ -10,7 +10,7 @@ from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
 from hpcnk.engine.prepared import Prepared, joined
 from hpcnk.engine.threads import for_each
-from hpcnk.engine.workspace import workspace_bytes
+from hpcnk.engine.workspace import row_bytes, workspace_bytes
 from hpcnk.errors import UsageError
 from hpcnk.kernels.images import Images, scaled_input
 from hpcnk.kernels.layers import Erf, Gelu
@@ -90,6 +90,10 @@ class HostEngine:
         pair = workspace_bytes(plan, self._size(plan), self._working.itemsize, self._tangent)
         own = CutSize(1, cut_size(plan, FLOAT64_BYTES).columns)
         return max(pair, workspace_bytes(plan, own, FLOAT64_BYTES, self._tangent))
+
+    def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
+        """Bound the bytes that one prepared row keeps in memory."""
+        return row_bytes(self.architecture.plan(input_shape), self._working.itemsize)
 
     def _size(self, plan: Plan) -> CutSize:
         return cut_size(plan, self._working.itemsize)

@@ -30,7 +30,7 @@ ROWS_ADVICE = (
 def checked_rows(x: NDArray, dtype: np.dtype) -> NDArray:
     """Return `x`, or raise DataError with the first row that is not finite in `dtype`."""
     with np.errstate(over="ignore"):
-        finite = np.isfinite(x.astype(dtype)).reshape(len(x), -1).all(axis=1)
+        finite = np.isfinite(x.astype(dtype)).all(axis=tuple(range(1, x.ndim)))
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise DataError(

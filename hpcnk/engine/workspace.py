@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpcnk.engine.cuts import CutSize, peak_entries
+from hpcnk.kernels.layers import Erf, Gelu, LayerNorm, Relu
 from hpcnk.kernels.nonlinearities import MAX_FACTORS
 from hpcnk.kernels.pairs import PIECE_ENTRIES
 from hpcnk.kernels.plan import Form, Plan, Step
@@ -30,6 +31,11 @@ def workspace_bytes(plan: Plan, size: CutSize, itemsize: int, tangent: bool) -> 
     return itemsize * (arrays * whole + PIECE_ARRAYS * min(piece, whole) + images) + SMALL_CHANGE
 
 
+def row_bytes(plan: Plan, itemsize: int) -> int:
+    """Bound the bytes that one prepared row takes."""
+    return itemsize * (plan.pixels * _per_pixel(plan) + 1)
+
+
 def _depth(steps: tuple[Step, ...]) -> int:
     """Nesting of residual sums."""
     return max(
@@ -38,9 +44,10 @@ def _depth(steps: tuple[Step, ...]) -> int:
 
 
 def _per_pixel(plan: Plan) -> int:
-    """Numbers kept for one pixel of one image: channels, and factors of every layer."""
+    """Numbers kept for one pixel of one image: channels, and factors of the pointwise layers."""
     return plan.channels + MAX_FACTORS * _count(plan.steps)
 
 
 def _count(steps: tuple[Step, ...]) -> int:
-    return sum(1 + _count(step.branch + step.shortcut) for step in steps)
+    own = sum(isinstance(step.layer, Relu | Erf | Gelu | LayerNorm) for step in steps)
+    return own + sum(_count(step.branch + step.shortcut) for step in steps)

@@ -9,6 +9,7 @@ different pixels of the image are carried along.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,7 +80,7 @@ def _own(step: Step, array: NDArray) -> NDArray:
     if step.form == Form.FULL:
         pixels = np.arange(len(entries))
         return entries[pixels, pixels, 0]
-    return entries.reshape(-1, array.shape[-1]).copy()
+    return entries.reshape(prod(step.spatial), array.shape[-1]).copy()
 
 
 def _set_own(step: Step, array: NDArray, values: NDArray) -> None:

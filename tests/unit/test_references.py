@@ -1,0 +1,53 @@
+"""Kernels against float64 references computed by other people's code (Neural Tangents)."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcnk import Kernel
+
+FOLDER = Path(__file__).parent.parent / "references"
+FILES = sorted(set(FOLDER.glob("*.npz")) - set(FOLDER.glob("end_to_end_*.npz")))
+# The references' own diagonal is off by up to 4e-9 for the tangent kernel (arccos near 1).
+REFERENCE_DIAGONAL = 1e-7
+TOLERANCE = {"float64": 1e-12, "float32": 5e-6}
+DIAGONAL = {"float64": 1e-12, "float32": 1e-6}
+
+
+def relative_error(got, expected):
+    return np.abs(got - expected) / np.abs(expected)
+
+
+def test_every_reference_is_here():
+    assert len(FILES) == 17
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_reference(path, dtype):
+    with np.load(path, allow_pickle=False) as file:
+        reference = dict(file)
+    layers = json.loads(str(reference["layers"]))
+    for kind in ("nngp", "ntk"):
+        kernel = Kernel(layers, kind=kind, dtype=dtype)
+        cross = kernel(reference["x1"], reference["x2"])
+        assert cross.dtype == dtype
+        assert relative_error(cross, reference[kind]).max() <= TOLERANCE[dtype]
+        check_self(kernel(reference["x1"]), reference[f"{kind}_self"], kind, dtype)
+
+
+def check_self(got, expected, kind, dtype):
+    error = relative_error(got, expected)
+    away = ~np.eye(len(got), dtype=bool)
+    assert error[away].max() <= TOLERANCE[dtype]
+    diagonal = DIAGONAL[dtype] if kind == "nngp" else max(DIAGONAL[dtype], REFERENCE_DIAGONAL)
+    assert np.diag(error).max() <= diagonal
+
+
+@pytest.mark.parametrize("name", ["cv8", "fc1_image", "fc3", "myrtle5", "myrtle7", "myrtle10"])
+def test_preset_is_the_list_of_its_reference(name):
+    with np.load(FOLDER / f"{name}.npz", allow_pickle=False) as file:
+        layers, preset = json.loads(str(file["layers"])), json.loads(str(file["meta"]))
+    assert Kernel(preset).architecture == Kernel(layers).architecture
