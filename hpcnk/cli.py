@@ -40,9 +40,10 @@ def _check(options: argparse.Namespace) -> int:
 
     deck, data = check(options.deck)
     shape = " x ".join(map(str, data.input_shape))
+    outputs = f"{data.outputs} output{'s' if data.outputs > 1 else ''}"
     print(
         f"{options.deck} is valid: {data.train_rows} training and {data.test_rows} test rows of "
-        f"{shape}, {data.outputs} outputs ({data.task}), output in {deck.output}"
+        f"{shape}, {outputs} ({data.task}), output in {deck.output}"
     )
     return 0
 

@@ -14,7 +14,6 @@ other digits are read, not a new writer's.
 from __future__ import annotations
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from hpcnk.data.source import Array, Description, Part, RowNumbers
 
@@ -25,6 +24,8 @@ class Digits:
     """Source of the digits: (8, 8, 1) float64 images with values 0 to 16."""
 
     def __init__(self) -> None:
+        from sklearn.datasets import load_digits  # takes a second to import: only where needed
+
         digits = load_digits()
         is_test = np.arange(len(digits.target)) % _TEST_STEP == 0
         images = digits.images[..., np.newaxis]

@@ -36,7 +36,7 @@ class Kernel:
 
         Inputs are (rows, channels), (rows, length, channels) or (rows, height, width, channels).
         On the diagonal of K(x1, x1) the entries are exact; between near duplicates a float32 entry
-        is right to about 1e-4, for there arccos magnifies the rounding of the data.
+        may be off by up to about 1e-3, for there arccos magnifies the rounding of the data.
         Raises UsageError for shapes that do not fit together, ArchitectureError for a network that
         cannot take such rows, DataError for values that are not finite.
         """

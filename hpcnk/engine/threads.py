@@ -30,9 +30,14 @@ def for_each(work: Callable[[Task], None], tasks: Iterable[Task], threads: int) 
 
 def default_threads() -> int:
     """Give OMP_NUM_THREADS, or the cores that this process may use. Raises UsageError."""
+    return asked_threads() or len(usable_cores())
+
+
+def asked_threads() -> int | None:
+    """Give OMP_NUM_THREADS, None where it is not set. Raises UsageError if it is no number."""
     text = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if not text:
-        return usable_cores()
+        return None
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(
             f"OMP_NUM_THREADS: expected a whole number of at least 1, got {text!r}",
@@ -41,8 +46,8 @@ def default_threads() -> int:
     return int(text)
 
 
-def usable_cores() -> int:
-    """Count the cores in this process's affinity mask, where the system has one."""
+def usable_cores() -> frozenset[int]:
+    """List the cores in this process's affinity mask, where the system has one."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
 
 
 def score(
@@ -19,6 +18,9 @@ def score(
     Regression: `predictions` and `target` (rows, outputs) are in the target's own units. R2 is
     left out for fewer than two rows.
     """
+    # Takes a second to import, which only the rank that scores should pay for.
+    from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
+
     if task == "classification":
         return {
             "accuracy": float(accuracy_score(target, predictions.argmax(axis=1))),

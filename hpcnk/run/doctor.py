@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcnk.comm import launcher, library_version, threads_per_rank, world
+from hpcnk.comm import launcher, library_version, world
 from hpcnk.errors import UsageError
+from hpcnk.run.threads import threads_per_rank
 from hpcnk.store import choose_driver, library
 from hpcnk.version import __version__
 

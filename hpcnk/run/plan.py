@@ -16,6 +16,7 @@ from hpcnk.solve.operator import STRIP_BYTES
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal
 
 FLOAT64 = 8  # bytes
+WHITENING_SQUARES = 6  # covariance, eigenvectors, LAPACK's work space, the matrix: at once
 CG_VECTORS = 8  # blocks of (n, systems) float64 alive at once in conjugate gradients, at most
 
 
@@ -34,6 +35,7 @@ class Plan:
     disk_kernel: int
     disk_test_kernel: int
     disk_inputs: int
+    prepare_memory: int
     kernel_memory_per_rank: int
     solve_memory_per_rank: int
     systems: int
@@ -59,6 +61,7 @@ def plan(deck: Deck, data: Description, ranks: int) -> Plan:
         disk_kernel=triangle.count * tile**2 * entry,
         disk_test_kernel=cross.count * tile**2 * entry,
         disk_inputs=(n + m) * (features * entry + 2 * data.outputs * FLOAT64),
+        prepare_memory=_prepare_memory(deck, n + m, features),
         kernel_memory_per_rank=_kernel_memory(deck, data, tile, entry),
         solve_memory_per_rank=_held_bytes(triangle, ranks, entry)
         + _vectors(deck, n, systems, ranks),
@@ -80,11 +83,18 @@ def describe_plan(plan: Plan, ranks: int) -> str:
             f"{count(flops)} in all",
             f"disk             {size(plan.disk_kernel)} kernel.h5, "
             f"{size(plan.disk_test_kernel)} test_kernel.h5, {size(plan.disk_inputs)} inputs.h5",
+            f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",
             f"memory a rank    {size(plan.kernel_memory_per_rank)} for tiles (kernel phase), "
             f"{size(plan.solve_memory_per_rank)} in the solve; the interpreter takes 0.2 GB more",
             f"systems          {plan.systems} (outputs x ridges), one block",
         ]
     )
+
+
+def _prepare_memory(deck: Deck, rows: int, features: int) -> int:
+    """The data in float64, once more in the kernel's precision; whitening's square matrices."""
+    squares = WHITENING_SQUARES * features**2 if deck.data.whitening else 0
+    return (2 * rows * features + squares) * FLOAT64
 
 
 def _kernel_memory(deck: Deck, data: Description, tile: int, entry: int) -> int:

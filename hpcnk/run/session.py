@@ -6,13 +6,14 @@ from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
 
-from hpcnk.comm import Communicator, on_root, threads_per_rank
+from hpcnk.comm import Communicator, on_root
 from hpcnk.deck import Deck
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import EventLog
 from hpcnk.run.folder import Folder
 from hpcnk.run.provenance import report_head
 from hpcnk.run.stop import StopFlag
+from hpcnk.run.threads import threads_per_rank
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,8 @@ def conv(options, s, t, sizes):
     strides = [strides] * axes if isinstance(strides, int) else strides
     if options["padding"] == "same":
         after = tuple(-(-n // step) for n, step in zip(sizes, strides, strict=True))
-        total = [max(0, (m - 1) * d + f - n) for m, d, f, n in zip(after, strides, filters, sizes)]
+        axes = zip(after, strides, filters, sizes, strict=True)
+        total = [max(0, (m - 1) * d + f - n) for m, d, f, n in axes]
         before = [pad // 2 for pad in total]
     else:
         after = tuple((n - f) // d + 1 for n, f, d in zip(sizes, filters, strides, strict=True))
@@ -61,7 +62,8 @@ def conv(options, s, t, sizes):
     outputs = list(product(*map(range, after)))
 
     def source(pixel, shift):
-        return tuple(o * d + k - b for o, d, k, b in zip(pixel, strides, shift, before))
+        axes = zip(pixel, strides, shift, before, strict=True)
+        return tuple(o * d + k - b for o, d, k, b in axes)
 
     def mix(array):
         shifts = list(product(*map(range, filters)))
@@ -84,7 +86,8 @@ def avg_pool(window, s, t, sizes):
     outputs = list(product(*map(range, after)))
 
     def inside(pixel):
-        return list(product(*(range(o * w, o * w + w) for o, w in zip(pixel, window))))
+        axes = zip(pixel, window, strict=True)
+        return list(product(*(range(o * w, o * w + w) for o, w in axes)))
 
     def mean(array):
         return {

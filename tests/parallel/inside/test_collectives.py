@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from scipy.linalg import solve as dense_solve
 
-from hpcnk import comm as hpcnk_comm
 from hpcnk.comm import agreement, any_rank, assemble_rows, on_root, reduce, sum_over_ranks
+from hpcnk.engine import usable_cores
 from hpcnk.errors import StorageError
+from hpcnk.run.threads import threads_per_rank
 from hpcnk.solve import TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
 from tests.support.dense import kernel_matrix, tiles_of
@@ -57,10 +58,10 @@ def test_any_rank(comm):
 
 def test_threads_are_shared_by_the_node(comm, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert hpcnk_comm.threads_per_rank(comm) == 3
+    assert threads_per_rank(comm) == 3
     monkeypatch.delenv("OMP_NUM_THREADS")
-    shares = comm.allgather(hpcnk_comm.threads_per_rank(comm))
-    masks = comm.allgather(hpcnk_comm.node.cores())
+    shares = comm.allgather(threads_per_rank(comm))
+    masks = comm.allgather(usable_cores())
     assert all(s == max(1, len(m) // masks.count(m)) for s, m in zip(shares, masks, strict=True))
 
 
