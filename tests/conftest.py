@@ -1,6 +1,7 @@
 """Fixtures for all tests."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -31,21 +32,22 @@ def data_folder():
 @pytest.fixture
 def write_deck(tmp_path):
     """Return a function that writes a small deck on arrays data, its sections overridden."""
+    return partial(small_deck, tmp_path)
 
-    def write(name="small", data=None, kernel=None, solve=None, store=None):
-        deck = {
-            "name": name,
-            "output": str(tmp_path / name),
-            "data": {"dataset": "arrays", "path": str(_arrays(tmp_path)), **(data or {})},
-            "kernel": {"layers": {"preset": "fc", "depth": 1}, "tile": 8, **(kernel or {})},
-            "solve": {"ridge": [0.001, 0.1], "preconditioner": "none", **(solve or {})},
-            "store": store or {"driver": "auto"},
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(deck))
-        return path
 
-    return write
+def small_deck(folder, name="small", data=None, kernel=None, solve=None, store=None):
+    """Write a deck of this name, whose output is a folder of this name beside it."""
+    deck = {
+        "name": name,
+        "output": str(folder / name),
+        "data": {"dataset": "arrays", "path": str(_arrays(folder)), **(data or {})},
+        "kernel": {"layers": {"preset": "fc", "depth": 1}, "tile": 8, **(kernel or {})},
+        "solve": {"ridge": [0.001, 0.1], "preconditioner": "none", **(solve or {})},
+        "store": store or {"driver": "auto"},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(deck))
+    return path
 
 
 def _arrays(folder: Path) -> Path:

@@ -9,19 +9,27 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.conftest import small_deck
 from tests.support.folders import digest
 from tests.support.mpi import hpcnk, launch
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def done(write_deck, tmp_path):
-    """A finished small run: its deck and its folder."""
-    deck = write_deck()
-    ended = hpcnk(2, "run", deck)
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """The output folder of a small finished run."""
+    folder = tmp_path_factory.mktemp("finished")
+    ended = hpcnk(2, "run", small_deck(folder))
     assert ended.code == 0, ended.output
-    return deck, tmp_path / "small"
+    return folder / "small"
+
+
+@pytest.fixture
+def done(finished_run, tmp_path):
+    """A finished small run of this test's own: its deck and its folder."""
+    shutil.copytree(finished_run, tmp_path / "small")
+    return small_deck(tmp_path), tmp_path / "small"
 
 
 def edit(deck, section, **values):
@@ -41,31 +49,40 @@ def incomplete(folder):
             file.write(b"\0")
 
 
-@pytest.mark.parametrize(
-    "section,values,named",
-    [
-        ("kernel", {"tile": 16}, "kernel.tile: was 8, is now 16"),
-        ("kernel", {"kind": "nngp"}, "kernel.kind: was ntk, is now nngp"),
-        ("kernel", {"layers": {"preset": "fc", "depth": 2}}, "kernel.layers: was"),
-        ("kernel", {"dtype": "float64"}, "kernel.dtype: was float32, is now float64"),
-        ("data", {"train": 40}, "data.train: was all"),
-        ("data", {"test": 3}, "data.test: was all"),
-        ("data", {"normalize": False}, "data.normalize: was True, is now False"),
-        ("data", {"whitening": {"regularization": 1.0}}, "data.whitening.regularization: was None"),
-    ],
-)
-@pytest.mark.parametrize("command", ["run", "solve"])
-def test_a_changed_deck(done, section, values, named, command):
-    deck, folder = done
-    if command == "solve" and "test" in values:
-        pytest.skip("the solve does not depend on the test rows")
+TRAINING = [
+    ("kernel", {"tile": 16}, "kernel.tile: was 8, is now 16"),
+    ("kernel", {"kind": "nngp"}, "kernel.kind: was ntk, is now nngp"),
+    ("kernel", {"layers": {"preset": "fc", "depth": 2}}, "kernel.layers: was"),
+    ("kernel", {"dtype": "float64"}, "kernel.dtype: was float32, is now float64"),
+    ("data", {"train": 40}, "data.train: was all"),
+    ("data", {"normalize": False}, "data.normalize: was True, is now False"),
+    ("data", {"whitening": {"regularization": 1.0}}, "data.whitening.regularization: was None"),
+]
+TEST = [("data", {"test": 3}, "data.test: was all")]
+
+
+def refused(deck, folder, named, command, ranks):
     before = digest(folder)
-    edit(deck, section, **values)
-    ended = hpcnk(2, command, deck)
+    ended = hpcnk(ranks, command, deck)
     assert ended.code == 65, ended.output
     assert named in ended.output and "Traceback" not in ended.output
     assert ended.output.count("was made from something else") == 1
     assert digest(folder) == before
+
+
+@pytest.mark.parametrize("section,values,named", TRAINING + TEST)
+def test_a_changed_deck(done, section, values, named):
+    deck, folder = done
+    edit(deck, section, **values)
+    refused(deck, folder, named, "run", ranks=0)
+
+
+def test_a_changed_deck_on_two_ranks_and_in_a_later_stage(done):
+    deck, folder = done
+    section, values, named = TRAINING[0]
+    edit(deck, section, **values)
+    for command in ("run", "solve"):
+        refused(deck, folder, named, command, ranks=2)
 
 
 def test_other_ridges_need_no_new_kernel(done):
