@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,10 @@ from hpcnk.version import __version__
 
 Stage = Callable[..., None]
 
+# Seconds. The first rank to exit with an error makes mpirun kill the others, so before MPI has
+# started the others wait for rank 0 to say what is wrong.
+GRACE = 3.0
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see `hpcnk.errors`)."""
@@ -22,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except HpcnkError as error:
         return _fail(error)
+    except BrokenPipeError:  # the reader, such as `head`, has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
 
 
 def _fail(error: HpcnkError) -> int:
@@ -32,7 +41,15 @@ def _fail(error: HpcnkError) -> int:
     if launcher().rank == 0:
         # A deck's problems start with FILE:LINE, where editors look for it.
         print(error if isinstance(error, DeckError) else f"hpcnk: {error}", file=sys.stderr)
+    elif comm is None:
+        time.sleep(GRACE)
     return error.exit_code
+
+
+def _tell(text: str) -> None:
+    """Print once, also when every rank of a job is told to."""
+    if launcher().rank == 0:
+        print(text)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -41,7 +58,7 @@ def _check(options: argparse.Namespace) -> int:
     deck, data = check(options.deck)
     shape = " x ".join(map(str, data.input_shape))
     outputs = f"{data.outputs} output{'s' if data.outputs > 1 else ''}"
-    print(
+    _tell(
         f"{options.deck} is valid: {data.train_rows} training and {data.test_rows} test rows of "
         f"{shape}, {outputs} ({data.task}), output in {deck.output}"
     )
@@ -52,7 +69,7 @@ def _plan(options: argparse.Namespace) -> int:
     from hpcnk.run.check import check
     from hpcnk.run.plan import describe_plan, plan
 
-    print(describe_plan(plan(*check(options.deck), options.ranks), options.ranks))
+    _tell(describe_plan(plan(*check(options.deck), options.ranks), options.ranks))
     return 0
 
 
@@ -61,10 +78,13 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
 
     def command(options: argparse.Namespace) -> int:
         from hpcnk.run.check import check
+        from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
         from hpcnk.run.solve import usable
 
         deck, _ = check(options.deck)
+        if names[0] != "prepare":
+            require_started(deck)
         session = open_session(deck, world())
         stages = _stages()
         for name in names:
@@ -102,14 +122,13 @@ def _doctor(options: argparse.Namespace) -> int:
     from hpcnk.run.doctor import doctor
 
     findings = doctor()
-    if launcher().rank == 0:
-        print("\n".join(map(str, findings)))
+    _tell("\n".join(map(str, findings)))
     return int(any(finding.advice for finding in findings))
 
 
 _PREPARE_KERNEL = ("prepare", "kernel")
 _DECK_COMMANDS = (
-    ("check", "check a deck and its data set; starts nothing", _check),
+    ("check", "check a deck, and that its data set is there; starts nothing", _check),
     ("run", "do the whole job: kernel, solve, predict", _job(*_PREPARE_KERNEL, "solve", "predict")),
     ("kernel", "compute and store the kernel's tiles", _job(*_PREPARE_KERNEL)),
     ("solve", "solve for all ridges with the stored kernel", _job("solve")),
@@ -122,8 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="hpcnk",
         description="Kernel regression with infinite-width neural networks. "
         "Start a job with `mpirun -n N hpcnk run DECK` or `srun hpcnk run DECK`.",
-        epilog="Exit codes: 0 done, 2 deck or usage, 65 data damaged or not those of the output "
-        "folder, 74 input or output failed, 75 stopped cleanly (start again to resume), 1 other.",
+        epilog="Exit codes: 0 done, 2 deck or usage, 65 the data set is unusable or not that of "
+        "the output folder, 74 input or output failed or a stored tile is damaged, 75 stopped "
+        "cleanly (start again to resume), 1 other.",
     )
     parser.add_argument("--version", action="version", version=f"hpcnk {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -182,7 +202,3 @@ def _natural(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
     return int(text)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Named errors. Each says what was expected, what came, and what to do; each has an exit code.
 
-Exit codes: 0 done, 1 other, 2 deck or usage, 65 data damaged or not those of the output folder,
-74 input or output failed, 75 stopped cleanly and can be resumed.
+Exit codes: 0 done, 1 other, 2 deck or usage, 65 the data set is unusable or not that of the output
+folder, 74 input or output failed or a stored tile is damaged, 75 stopped cleanly, can be resumed.
 """
 
 

@@ -4,6 +4,10 @@
 # .venv-test  on Debian and Ubuntu with root: the distribution's Open MPI, and h5py built against
 #             its parallel HDF5. The two MPIs never meet in one process.
 
+# Wheels alone; and an editable install by path, so that a folder called hpcnk in the working
+# directory, such as a clone seen from above, does not hide the package.
+PIP_OPTIONS="-qq --only-binary :all: --config-settings editable_mode=compat"
+
 say() { printf '== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
 
@@ -51,7 +55,7 @@ mpi_works() {
 
 # mpirun_of DIR: the launcher that belongs to the environment
 mpirun_of() {
-    if [ -x "$1/bin/mpirun" ]; then echo "$1/bin/mpirun"; else command -v mpirun; fi
+    if [ -x "$1/bin/mpirun" ]; then echo "$PWD/$1/bin/mpirun"; else command -v mpirun; fi
 }
 
 # make_wheel_environment: .venv from wheels alone, once
@@ -61,10 +65,10 @@ make_wheel_environment() {
     is_ready .venv "$made_from" && return
     say "setting up .venv from wheels"
     make_venv .venv
-    .venv/bin/python -m pip install -qq --only-binary :all: --editable .
+    .venv/bin/python -m pip install $PIP_OPTIONS --editable .
     if ! mpi_works .venv; then
         say "no working MPI on this machine: installing MPICH as a wheel"
-        .venv/bin/python -m pip install -qq --only-binary :all: --editable '.[mpi]'
+        .venv/bin/python -m pip install $PIP_OPTIONS --editable '.[mpi]'
         mpi_works .venv || die "MPICH's wheel does not work here; .venv/bin/hpcnk doctor may tell why"
     fi
     echo "$made_from" > .venv/.ready

@@ -48,10 +48,10 @@ make_test_environment() {
     else
         say "no root on Debian or Ubuntu: the tests of the mpio driver will be skipped"
     fi
-    .venv-test/bin/python -m pip install -qq --only-binary :all: --editable '.[test]'
+    .venv-test/bin/python -m pip install $PIP_OPTIONS --editable '.[test]'
     if ! mpi_works .venv-test; then
         [ $parallel = no ] || die "the distribution's MPI does not work with mpi4py"
-        .venv-test/bin/python -m pip install -qq --only-binary :all: --editable '.[mpi]'
+        .venv-test/bin/python -m pip install $PIP_OPTIONS --editable '.[mpi]'
     fi
     echo "$made_from" > .venv-test/.ready
 }

@@ -19,7 +19,7 @@ MOST_CLASSES = 65536
 class Arrays:
     """Source of one file. Integer y are classes, real y regression targets.
 
-    Classes count from 0 to the largest label of the two parts.
+    Classes count from 0 to the largest label of the two parts; at least half of them have a row.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +54,13 @@ class Arrays:
 
     def _classes(self) -> int:
         parts: tuple[Part, Part] = ("train", "test")
-        classes = 1 + max(int(self.labels(part).max()) for part in parts)
+        seen = np.unique(np.concatenate([self.labels(part) for part in parts]))
+        classes = 1 + int(seen[-1])
+        if classes > 2 * len(seen):
+            raise DataError(
+                f"{self._path}: only {len(seen)} of the classes 0 to {seen[-1]} have a row",
+                "number the classes from 0 up without gaps, or store real targets as floats",
+            )
         if classes < 2:
             raise DataError(
                 f"{self._path}: all labels are 0",

@@ -121,7 +121,7 @@ class DataSection(Section):
     )
     whitening: Annotated[
         Whitening | None, Expected("{regularization: a finite number above 0}")
-    ] = Field(default=None, description="regularised ZCA whitening of images; none if left out")
+    ] = Field(default=None, description="regularised ZCA whitening; none if left out")
     seed: Seed = Field(default=0, description="seed of the validation split")
     normalize: Flag = Field(
         default=True,
@@ -153,7 +153,8 @@ class KernelSection(Section):
     )
     tile: Count = Field(default=512, description="rows and columns of one tile of the matrix")
     backend: Annotated[Literal["auto", "cpu", "gpu"], Expected("auto, cpu or gpu")] = Field(
-        default="auto", description="where tiles are computed; auto takes a GPU if there is one"
+        default="auto",
+        description="where tiles are computed; auto takes the best there is: the CPU so far",
     )
 
     @field_validator("layers")

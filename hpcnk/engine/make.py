@@ -16,8 +16,8 @@ DTYPES = ("float32", "float64")
 Engine: TypeAlias = HostEngine
 
 REASONS = {
-    "auto": "the NumPy recursions on the CPU: the only back end of this version",
-    "cpu": "the NumPy recursions on the CPU, as asked for",
+    "auto": "NumPy; this version has no other",
+    "cpu": "NumPy, as asked for",
 }
 
 

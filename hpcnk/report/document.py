@@ -42,7 +42,8 @@ def _kernel(kernel: Mapping[str, Any]) -> list[str]:
         f"{kernel['kind']} in {kernel['dtype']}, tiles of {kernel['tile']}, "
         f"back end {kernel['backend']}, store driver {kernel['driver']}.",
         "",
-        f"{count(kernel['pairs'])} pairs in {duration(kernel['seconds'])}: "
+        f"{count(kernel['pairs'])} pairs; the last run to compute any made "
+        f"{count(kernel['pairs_computed_in_this_run'])} in {duration(kernel['seconds'])}: "
         f"{count(kernel['pairs_per_second'])} pairs/s.",
         "",
     ]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hpcnk.data import Description, describe
 from hpcnk.deck import Deck, read_deck
+from hpcnk.engine import make_engine
 from hpcnk.errors import ArchitectureError
 from hpcnk.kernels import find_problems, parse
 
@@ -13,13 +14,14 @@ from hpcnk.kernels import find_problems, parse
 def check(path: Path) -> tuple[Deck, Description]:
     """Return the deck and a description of its data set.
 
-    Raises DeckError with all problems of the deck, DataError for a data set that cannot be read.
+    Raises DeckError with all problems of the deck, DataError for a data set that cannot be read,
+    BackendError for a back end that is not there.
     """
     deck = read_deck(path, find_problems)
     data = describe(deck.data)
     architecture = parse(deck.kernel.layers)
     try:
-        architecture.check_kind(deck.kernel.kind)
+        make_engine(architecture, deck.kernel.kind, deck.kernel.dtype, deck.kernel.backend)
         architecture.check(data.input_shape)
     except ArchitectureError as error:
         shape = " x ".join(map(str, data.input_shape))

@@ -79,8 +79,8 @@ def describe_plan(plan: Plan, ranks: int) -> str:
             f"{plan.test_tiles} in test_kernel.h5",
             f"tiles a rank     at most {plan.tiles_per_rank} on {ranks} rank(s)",
             f"pairs            {count(plan.pairs)}",
-            f"operations       {count(plan.operations_per_pair)} el-layers a pair, "
-            f"{count(flops)} in all",
+            f"operations       {count(plan.operations_per_pair)} a pair (covariance entries times "
+            f"layers), {count(flops)} in all",
             f"disk             {size(plan.disk_kernel)} kernel.h5, "
             f"{size(plan.disk_test_kernel)} test_kernel.h5, {size(plan.disk_inputs)} inputs.h5",
             f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",

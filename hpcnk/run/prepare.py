@@ -6,7 +6,9 @@ from typing import Any
 
 from hpcnk.comm import on_root
 from hpcnk.data import Examples, Inputs, load, preprocess
+from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
+from hpcnk.run.folder import Folder
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
 from hpcnk.store import read_attributes, write_arrays
@@ -27,13 +29,16 @@ def require_inputs(session: Session) -> dict[str, Any]:
     return on_root(session.comm, lambda: _require_inputs(session))
 
 
+def require_started(deck: Deck) -> None:
+    """Raise UsageError unless the kernel stage has been begun in the deck's output folder."""
+    if not Folder(deck.output).inputs.exists():
+        raise UsageError(
+            f"there is no kernel in {deck.output} yet", f"run `hpcnk kernel {deck.source}` first"
+        )
+
+
 def _require_inputs(session: Session) -> dict[str, Any]:
     path = session.folder.inputs
-    if not path.exists():
-        raise UsageError(
-            f"there is no kernel in {session.folder.path} yet",
-            f"run `hpcnk kernel {session.deck.source}` first",
-        )
     stored = read_attributes(path)
     require_same(path, stored, _attributes(inputs_provenance(session.deck)), complete=True)
     return stored

@@ -11,6 +11,7 @@ from hpcnk.deck import Deck
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import EventLog
 from hpcnk.run.folder import Folder
+from hpcnk.run.lock import FolderLock
 from hpcnk.run.provenance import report_head
 from hpcnk.run.stop import StopFlag
 from hpcnk.run.threads import threads_per_rank
@@ -26,6 +27,7 @@ class Session:
     architecture: Architecture
     threads: int
     events: EventLog
+    lock: FolderLock
     stop: StopFlag = field(default_factory=StopFlag)
 
     @property
@@ -50,14 +52,18 @@ class Session:
 def open_session(deck: Deck, comm: Communicator) -> Session:
     """Make the output folder, settle threads, start the report. Collective."""
     folder = Folder(deck.output)
+    lock = FolderLock(folder.path)
     on_root(comm, folder.make)
+    note = on_root(comm, lock.acquire)
     threads = threads_per_rank(comm)
     threadpool_limits(threads)
     events = EventLog(folder.events if comm.rank == 0 else None)
-    session = Session(deck, comm, folder, parse(deck.kernel.layers), threads, events)
+    session = Session(deck, comm, folder, parse(deck.kernel.layers), threads, events, lock)
     head = report_head(deck, comm.size, threads)
     on_root(comm, lambda: folder.update_report(**head))
     events.write("start", ranks=comm.size, threads=threads)
     ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''}"
     session.say(f"hpcnk: {deck.name} on {ranks} with {threads} thread(s) each, in {deck.output}")
+    if note:
+        session.warn(note)
     return session

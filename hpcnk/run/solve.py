@@ -222,10 +222,20 @@ def _record(session: Session, systems: _Systems, validation: dict[str, Any] | No
             validation_rows=validation["rows"] if validation else None,
             test=None,
         )
-    if validation:
-        session.say(f"solve: ridge {selected:g} is the best on the validation rows")
+    if selected is not None and len(ridge) > 1:
+        hint = _edge(ridge, selected)
+        session.say(f"solve: ridge {selected:g} is the best on the validation rows{hint}")
     if not usable(session):
         session.warn("no usable solution reached the tolerance; do not trust the predictions")
+
+
+def _edge(ridges: tuple[float, ...], selected: float) -> str:
+    """Say so when the best ridge may lie outside the list."""
+    if selected == min(ridges):
+        return "; it is the smallest of the list: a smaller one may be better"
+    if selected == max(ridges):
+        return "; it is the largest of the list: a larger one may be better"
+    return ""
 
 
 def usable(session: Session) -> bool:

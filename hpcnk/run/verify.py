@@ -1,7 +1,8 @@
 """Checking stored tiles: all checksums, and some tiles computed once more in float64.
 
 A checksum finds bits that changed after they were written. Computing anew finds tiles that were
-wrong from the start: a faulty processor, a faulty build. Near c = 1 (almost equal rows) a float32
+wrong from the start: a faulty processor, a faulty build. Differences are taken relative to
+sqrt(K(x, x) K(x', x')), for entries themselves may be near 0. Between almost equal rows a float32
 tangent kernel loses half its digits, so entries are held to two bounds: nearly all (99 %) to the
 rounding of the precision, and every one to the loss that almost equal rows can cause.
 """
@@ -46,7 +47,7 @@ class Verdict:
     def __str__(self) -> str:
         head = f"{self.path.name}: {self.finished} of {self.total} tiles are there"
         if self.damaged:
-            head += f"; DAMAGED (checksum): {_listed(self.damaged)}"
+            head += f"; DAMAGED, by their checksums: {_listed(self.damaged)}"
         else:
             head += ", all checksums hold"
         text = f"{head}; {self.recomputed} computed again in float64, "
@@ -99,17 +100,17 @@ class _Recomputation:
         self._right = Blocks(self._engine, folder.inputs, right)
 
     def difference(self, tile: Tile, stored: NDArray) -> tuple[float, float]:
-        """Return the 99 % quantile and the largest of |stored - exact| / |exact|."""
-        if tile.symmetric:
-            exact = self._engine.symmetric_block(self._left.at(tile.rows))
-        else:
-            exact = self._engine.block(self._left.at(tile.rows), self._right.at(tile.columns))
-        scale = np.maximum(np.abs(exact), np.finfo(float).tiny)
-        relative = np.abs(stored - exact) / scale
+        """Return the 99 % quantile and the largest of |stored - exact| / sqrt(K(x,x) K(x',x'))."""
+        left, right = self._left.at(tile.rows), self._right.at(tile.columns)
+        engine = self._engine
+        exact = engine.symmetric_block(left) if tile.symmetric else engine.block(left, right)
+        scale = np.sqrt(np.outer(left.diagonal, right.diagonal))
+        relative = np.abs(stored - exact) / np.maximum(scale, np.finfo(float).tiny)
         relative[~np.isfinite(relative)] = np.inf
         return float(np.quantile(relative, NEARLY_ALL, method="lower")), float(relative.max())
 
 
 def _listed(numbers: list[int]) -> str:
     shown = ", ".join(map(str, numbers[:10]))
-    return shown + (f" and {len(numbers) - 10} more" if len(numbers) > 10 else "")
+    more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
+    return f"tile{'s' if len(numbers) > 1 else ''} {shown}{more}"

@@ -89,7 +89,7 @@ def conjugate_gradient(
                 "run `hpcnk verify` on the output folder; a tile holds NaN or infinity",
             )
         systems.advance(product)
-        observe(systems.passes, systems.left.size, systems.worst())
+        observe(systems.passes, systems.left.size, systems.history[-1])
     return systems.solution()
 
 
@@ -121,7 +121,7 @@ class _Systems:
         self._iterations = np.zeros(columns, np.int64)
         self._status: list[Status | None] = [None] * columns
         self.passes = 0
-        self._history: list[float] = []
+        self.history: list[float] = []
         self.left = np.arange(columns)
         for column in np.flatnonzero(self._scale == 0).tolist():
             self._finish(column, Status.CONVERGED, 0.0)
@@ -139,17 +139,13 @@ class _Systems:
         product = product + self._ridges[left] * self.block()
         self._check(left[checking], product[:, checking])
         self._step(left[~checking], product[:, ~checking])
-        self._history.append(self.worst())
-
-    def worst(self) -> float:
-        """Return the largest relative residual of the columns left, 0 if none is."""
-        return float(self._relative[self.left].max(initial=0.0))
+        self.history.append(float(self._relative[left].max()))
 
     def solution(self) -> Solution:
         """Return the result once no column is left."""
         status = [status for status in self._status if status is not None]
         return Solution(
-            self._x, self._iterations, self._relative, status, self.passes, self._history
+            self._x, self._iterations, self._relative, status, self.passes, self.history
         )
 
     def _step(self, columns: NDArray[np.int64], q: Array) -> None:

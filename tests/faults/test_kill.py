@@ -10,7 +10,7 @@ import pytest
 from tests.support.folders import digest, finished, predictions, tiles
 from tests.support.mpi import HPCNK, Job, hpcnk
 
-KILLS = 24
+KILLS = 22
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 
@@ -19,10 +19,10 @@ KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 def data(tmp_path):
     """Images enough for a kernel phase of a few seconds."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(210, 10, 10, 1))
-    y = rng.integers(0, 2, 210)
+    x = rng.normal(size=(150, 10, 10, 1))
+    y = rng.integers(0, 2, 150)
     path = tmp_path / "images.npz"
-    np.savez(path, x_train=x[:170], y_train=y[:170], x_test=x[170:], y_test=y[170:])
+    np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
     return {"path": str(path)}
 
 

@@ -52,7 +52,11 @@ def incomplete(folder):
 TRAINING = [
     ("kernel", {"tile": 16}, "kernel.tile: was 8, is now 16"),
     ("kernel", {"kind": "nngp"}, "kernel.kind: was ntk, is now nngp"),
-    ("kernel", {"layers": {"preset": "fc", "depth": 2}}, "kernel.layers: was"),
+    (
+        "kernel",
+        {"layers": {"preset": "fc", "depth": 2}},
+        "kernel.layers[3]: was (nothing), is now relu",
+    ),
     ("kernel", {"dtype": "float64"}, "kernel.dtype: was float32, is now float64"),
     ("data", {"train": 40}, "data.train: was all"),
     ("data", {"normalize": False}, "data.normalize: was True, is now False"),
@@ -115,7 +119,7 @@ def test_changed_code(done, tmp_path, complete):
     with open(tmp_path / "other" / "hpcnk" / "kernels" / "layers.py", "a") as source:
         source.write("\n# changed\n")
     environment = {"PYTHONPATH": str(tmp_path / "other")}
-    arguments = [sys.executable, "-P", "-m", "hpcnk.cli", "run", deck]
+    arguments = [sys.executable, "-P", "-m", "hpcnk", "run", deck]
     ended = launch(2, arguments, environment=environment, cwd=tmp_path)
     if complete:
         assert ended.code == 0 and "was made by hpcnk" in ended.output, ended.output
@@ -132,7 +136,7 @@ def test_a_damaged_tile_is_found(done):
         file.seek(layout.tiles_offset + 3 * layout.tile_bytes + 17)
         file.write(b"\x5a")
     verdict = hpcnk(0, "verify", folder)
-    assert verdict.code == 74 and "DAMAGED (checksum): 3" in verdict.output
+    assert verdict.code == 74 and "DAMAGED, by their checksums: tile 3;" in verdict.output
     ended = hpcnk(2, "solve", deck)
     assert ended.code == 74, ended.output
     assert "tile 3" in ended.output and "Traceback" not in ended.output
@@ -155,7 +159,7 @@ def test_a_wrong_tile_is_found(done):
     writer.put(4, tile * np.float32(1.00001))
     writer.close()
     verdict = hpcnk(0, "verify", folder, "--tiles", 100)
-    assert verdict.code == 74 and "WRONG: 4" in verdict.output, verdict.output
+    assert verdict.code == 74 and "WRONG: tile 4\n" in verdict.output, verdict.output
 
 
 def test_a_folder_without_permission(write_deck, tmp_path):

@@ -34,7 +34,7 @@ def test_the_same_bytes_and_each_reads_the_other(wheel_python, write_deck, tmp_p
     there = write_deck("there", kernel=kernel, store={"driver": "auto"})
     ended = hpcnk(3, "run", here)
     assert ended.code == 0, ended.output
-    arguments = [wheel_python, "-m", "hpcnk.cli", "run", there]
+    arguments = [wheel_python, "-m", "hpcnk", "run", there]
     mpirun = os.environ["HPCNK_WHEEL_MPIRUN"]
     ended = launch(2, arguments, launcher=mpirun)
     assert ended.code == 0, ended.output
@@ -57,7 +57,7 @@ def test_a_file_begun_by_one_is_finished_by_the_other(wheel_python, write_deck, 
     assert hpcnk(1, "run", whole).code == 0
     ended = launch(
         2,
-        [wheel_python, "-m", "hpcnk.cli", "kernel", mixed],
+        [wheel_python, "-m", "hpcnk", "kernel", mixed],
         launcher=os.environ["HPCNK_WHEEL_MPIRUN"],
     )
     assert ended.code == 0, ended.output

@@ -99,7 +99,19 @@ class Job:
                 victim.kill()
             except (psutil.NoSuchProcess, ProcessLookupError):
                 continue
-        for segment in Path("/dev/shm").glob("vader_segment.*"):
+        _clean_shared_memory()
+
+
+def _clean_shared_memory() -> None:
+    """Remove the segments that killed ranks of Open MPI leave behind, and nobody uses."""
+    used = set()
+    for process in psutil.process_iter():
+        try:
+            used |= {area.path for area in process.memory_maps() if "vader_segment" in area.path}
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    for segment in Path("/dev/shm").glob("vader_segment.*"):
+        if str(segment) not in used:
             segment.unlink(missing_ok=True)
 
 
@@ -113,4 +125,4 @@ def hpcnk(ranks, *arguments, **options) -> Ended:
     return launch(ranks, [*HPCNK, *arguments], **options)
 
 
-HPCNK = (sys.executable, "-m", "hpcnk.cli")
+HPCNK = (sys.executable, "-m", "hpcnk")

@@ -47,6 +47,6 @@ def test_shipped_decks_are_valid(deck):
     folder = os.environ.get("HPCNK_DATA")
     if "HPCNK_DATA" in deck.read_text() and not folder:
         pytest.skip("HPCNK_DATA is not set: no real data sets here")
-    ended = run(sys.executable, "-m", "hpcnk.cli", "check", deck)
+    ended = run(sys.executable, "-m", "hpcnk", "check", deck)
     assert ended.returncode == 0, ended.stderr
     assert "is valid" in ended.stdout
