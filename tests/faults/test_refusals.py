@@ -181,3 +181,26 @@ def test_no_output_folder(tmp_path):
     for command in ("status", "verify"):
         ended = hpcnk(0, command, tmp_path)
         assert ended.code == 2 and "Traceback" not in ended.output, ended.output
+
+
+def test_verify_does_not_mind_entries_near_zero(write_deck, tmp_path):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "vectors.npz"
+    arrays = {"x_train": rng.normal(size=(120, 6)), "x_test": rng.normal(size=(20, 6))}
+    np.savez(path, y_train=np.arange(120) % 2, y_test=np.arange(20) % 2, **arrays)
+    deck = write_deck(data={"path": str(path)}, kernel={"tile": 64})
+    assert hpcnk(0, "run", deck).code == 0
+    verdict = hpcnk(0, "verify", tmp_path / "small", "--tiles", 100)
+    assert verdict.code == 0, verdict.output
+
+
+def test_a_back_end_that_is_not_there(write_deck):
+    ended = hpcnk(2, "check", write_deck(kernel={"backend": "gpu"}))
+    assert ended.code == 1, ended.output
+    assert ended.output.count("CPU only") == 1 and "Traceback" not in ended.output
+
+
+def test_a_reader_that_goes_away(write_deck):
+    command = f"{sys.executable} -m hpcnk plan {write_deck()} | true"
+    ended = launch(0, ["bash", "-c", command])
+    assert "Traceback" not in ended.output and "BrokenPipe" not in ended.output

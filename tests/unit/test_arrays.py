@@ -246,3 +246,11 @@ def test_hdf5_cut_short(tmp_path, storage):
     for share in np.linspace(0, 0.99, 60):
         path.write_bytes(cut(share)(intact))
         refused("cannot be read|lacks|should have", "arrays", path)
+
+
+def test_classes_with_wide_gaps_are_refused_as_likely_targets(tmp_path):
+    wide = arrays(y_train=500 + np.arange(12), y_test=500 + np.arange(5))
+    path = write(tmp_path / "a.npz", wide)
+    refused("only 12 of the classes 0 to 511 have a row", "arrays", path)
+    path = write(tmp_path / "b.npz", arrays(y_train=2 * (np.arange(12) % 3)))
+    assert load("arrays", path).classes == 5

@@ -209,6 +209,16 @@ def test_differences_name_both_values():
     ]
 
 
+def test_differences_go_down_into_lists():
+    was, now = ["relu", {"dense": {"b_std": 0.1}}, "relu"], ["relu", {"dense": {"b_std": 0.2}}]
+    assert store.differences({"layers": was}, {"layers": now}) == [
+        'layers[1]: was {"dense": {"b_std": 0.1}}, is now {"dense": {"b_std": 0.2}}'
+    ]
+    assert store.differences({"layers": was}, {"layers": was[:2]}) == [
+        "layers[2]: was relu, is now (nothing)"
+    ]
+
+
 def test_mpio_needs_a_parallel_h5py(monkeypatch):
     monkeypatch.setattr(h5py, "get_config", lambda: SimpleNamespace(mpi=False))
     assert choose_driver("auto")[0] == "posix"
