@@ -14,10 +14,10 @@ from hpcnk.deck import manual
 from hpcnk.errors import DeckError, HpcnkError
 from hpcnk.version import __version__
 
-Stage = Callable[..., None]
+Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
 
-# Seconds. The first rank to exit with an error makes mpirun kill the others, so before MPI has
-# started the others wait for rank 0 to say what is wrong.
+# Seconds. The first rank to exit with an error makes mpirun kill the others. So before MPI has
+# started the others wait for rank 0 to say what is wrong, and speak if it has nothing to say.
 GRACE = 3.0
 
 
@@ -38,11 +38,13 @@ def _fail(error: HpcnkError) -> int:
     comm = active()
     if comm is not None and comm.size > 1 and not error.agreed:
         abort(str(error), error.exit_code)
-    if launcher().rank == 0:
+    rank = launcher().rank
+    if rank == 0:
         # A deck's problems start with FILE:LINE, where editors look for it.
         print(error if isinstance(error, DeckError) else f"hpcnk: {error}", file=sys.stderr)
     elif comm is None:
         time.sleep(GRACE)
+        print(f"hpcnk: rank {rank}: {error}", file=sys.stderr)
     return error.exit_code
 
 
@@ -80,16 +82,14 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
         from hpcnk.run.check import check
         from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
-        from hpcnk.run.solve import usable
 
         deck, _ = check(options.deck)
         if names[0] != "prepare":
             require_started(deck)
         session = open_session(deck, world())
         stages = _stages()
-        for name in names:
-            stages[name](session)
-        return 0 if names[-1] == "kernel" or usable(session) else 1
+        good = [stages[name](session) for name in names]
+        return 0 if all(good) else 1
 
     return command
 

@@ -18,8 +18,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         sections += _solve(report)
     if report.get("test"):
         sections += _metrics("Test", report["solve"], report["test"])
-    if report.get("warnings"):
-        sections += ["## Warnings", "", *(f"- {text}" for text in report["warnings"]), ""]
+    warnings = [text for texts in report["warnings"].values() for text in texts]
+    if warnings:
+        sections += ["## Warnings", "", *(f"- {text}" for text in warnings), ""]
     return "\n".join(sections)
 
 

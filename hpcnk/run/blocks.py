@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hpcnk.engine import Engine, Prepared
+from hpcnk.errors import DataError
 from hpcnk.store import read_rows
 
 KEPT = 4  # a rank walks down a block column, so one side of its tiles stays the same for long
@@ -23,4 +24,9 @@ class Blocks:
         return self._prepared(rows.start, rows.stop)
 
     def _prepare(self, start: int, stop: int) -> Prepared:
-        return self._engine.prepare(read_rows(self._path, self._name, slice(start, stop)))
+        rows = read_rows(self._path, self._name, slice(start, stop))
+        try:
+            return self._engine.prepare(rows)
+        except DataError as error:
+            where = f"{self._name}, counted from its row {start}"
+            raise DataError(f"{error.what} ({where})", error.advice) from error

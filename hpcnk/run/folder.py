@@ -11,6 +11,8 @@ from hpcnk.errors import StorageError
 from hpcnk.report import markdown
 from hpcnk.store import storage_errors, write_text
 
+_REWRITTEN = "remove it; `hpcnk run` writes it anew and computes no tile again"
+
 
 @dataclass(frozen=True)
 class Folder:
@@ -61,13 +63,14 @@ class Folder:
     def read_report(self) -> dict[str, Any]:
         """Return the report as far as it goes, empty before the first stage."""
         try:
-            return json.loads(self.report.read_text(encoding="utf-8"))
+            report = json.loads(self.report.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise StorageError(
-                f"{self.report} cannot be read: {error}", "remove it; the next stage writes it anew"
-            ) from error
+            raise StorageError(f"{self.report} cannot be read: {error}", _REWRITTEN) from error
+        if not (isinstance(report, dict) and isinstance(report.get("warnings"), dict)):
+            raise StorageError(f"{self.report} is no report of hpcnk", _REWRITTEN)
+        return report
 
     def update_report(self, **fields: Any) -> dict[str, Any]:
         """Add or replace fields of the report, and write both its forms. One rank calls this."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hpcnk.comm import any_rank, on_root
 from hpcnk.engine import Engine, make_engine
-from hpcnk.errors import Stopped
+from hpcnk.errors import Stopped, StorageError
 from hpcnk.report import Progress, count, duration
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.prepare import require_inputs
@@ -49,12 +49,13 @@ class _Work(Generic[AnyGrid]):
     compute: Compute
 
 
-def kernel(session: Session) -> None:
+def kernel(session: Session) -> bool:
     """Compute and store all tiles that are still missing, train by train and test by train.
 
     Collective. Raises MismatchError when the stored tiles belong to something else, StorageError
     when the disk fails, Stopped when a signal came.
     """
+    session.begin("kernel")
     engine = _engine(session)
     driver, reason = choose_driver(session.deck.store.driver)
     session.say(f"kernel: back end {engine.backend} ({engine.reason}); store {driver} ({reason})")
@@ -65,6 +66,7 @@ def kernel(session: Session) -> None:
     seconds = time.perf_counter() - start
     if session.root and (computed or "kernel" not in session.folder.read_report()):
         _report(session, engine, driver, (train.grid, test.grid), computed, seconds)
+    return True
 
 
 def _engine(session: Session) -> Engine:
@@ -128,19 +130,18 @@ def _open(session: Session, work: _Work) -> tuple[Layout, frozenset[int]]:
     layout = read_layout(work.path)
     note = require_same(work.path, layout.provenance, work.provenance, layout.complete)
     if note:
-        session.warn(note)
-    done = frozenset() if layout.complete else frozenset(read_journals(layout.journal, layout.id))
+        session.warn("kernel", note)
+    done = frozenset() if layout.complete else frozenset(read_journals(layout))
     return layout, done
 
 
 def _compute(session: Session, work: _Work, layout: Layout, driver: str, mine: list[int]) -> None:
-    writer = TileWriter(layout, driver, session.comm)
     progress = _progress(session, work, layout) if session.root else None
-    for number in mine:
-        if session.stop.requested:
-            break
-        writer.put(number, work.compute(work.grid.at(number)))
-    writer.close()
+    with TileWriter(layout, driver, session.comm) as writer:
+        for number in mine:
+            if session.stop.requested:
+                break
+            writer.put(number, work.compute(work.grid.at(number)))
     stopped = any_rank(session.comm, bool(session.stop.requested))
     if progress:
         progress.close()
@@ -162,7 +163,14 @@ def _progress(session: Session, work: _Work, layout: Layout) -> Progress:
 
 
 def _complete(layout: Layout) -> None:
-    checksums = read_journals(layout.journal, layout.id)
+    checksums = read_journals(layout)
+    missing = layout.grid.count - len(checksums)
+    if missing:
+        raise StorageError(
+            f"{missing} tiles of {layout.path} have no line in {layout.journal}: somebody removed "
+            "journals during the run",
+            "start the same command again; these tiles are computed anew",
+        )
     order = np.fromiter((checksums[k] for k in range(layout.grid.count)), np.uint32)
     mark_complete(layout, order)
 

@@ -11,17 +11,19 @@ from hpcnk.errors import UsageError
 from hpcnk.run.folder import Folder
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
-from hpcnk.store import read_attributes, write_arrays
+from hpcnk.store import check_arrays, read_attributes, write_arrays
 
 
-def prepare(session: Session) -> None:
+def prepare(session: Session) -> bool:
     """Write the inputs file, or check that the one there is made from the same data. Collective.
 
     Raises DataError for bad data, MismatchError when the folder belongs to other data.
     """
+    session.begin("prepare")
     note = on_root(session.comm, lambda: _prepare(session))
     if note:
-        session.warn(note)
+        session.warn("prepare", note)
+    return True
 
 
 def require_inputs(session: Session) -> dict[str, Any]:
@@ -51,6 +53,7 @@ def _prepare(session: Session) -> str:
     session.folder.update_report(data_hash=hashes)
     wanted = _attributes(inputs_provenance(deck) | _contents(examples))
     if path.exists():
+        check_arrays(path)
         return require_same(path, read_attributes(path), wanted, complete=True)
     session.say(
         f"data: {len(examples.x_train)} training and {len(examples.x_test)} test rows of shape "

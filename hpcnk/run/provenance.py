@@ -50,19 +50,42 @@ def kernel_provenance(
     deck: Deck, architecture: Architecture, backend: str, contents: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the training kernel depends on; `contents` are the attributes of the inputs."""
-    return settings_provenance(deck, architecture) | {
-        "kernel.backend": backend,
-        "contents of the training data": contents["contents of the training data"],
-    }
+    return (
+        settings_provenance(deck, architecture)
+        | {
+            "kernel.backend": backend,
+        }
+        | train_contents(contents)
+    )
+
+
+def train_contents(contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what the training kernel was computed from, of the attributes of the inputs."""
+    key = "contents of the training data"
+    return {key: contents[key]}
+
+
+def test_contents(deck: Deck, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what the test kernel was computed from."""
+    key = "contents of the test data"
+    test = {key: contents[key], "data.test": _selection(deck.data.test)}
+    return train_contents(contents) | test
+
+
+def solution_provenance(deck: Deck, kernel_id: str, contents: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a solution depends on, beside its kernel file and that file's origin."""
+    return {
+        "kernel file": kernel_id,
+        "solve.ridge": str(list(deck.solve.ridge)),
+    } | train_contents(contents)
 
 
 def test_provenance(
     deck: Deck, architecture: Architecture, backend: str, contents: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return what the test kernel depends on."""
-    key = "contents of the test data"
     kernel = kernel_provenance(deck, architecture, backend, contents)
-    return kernel | {"data.test": _selection(deck.data.test), key: contents[key]}
+    return kernel | test_contents(deck, contents)
 
 
 def require_same(
@@ -103,7 +126,6 @@ def report_head(deck: Deck, ranks: int, threads: int) -> dict[str, Any]:
         },
         "ranks": ranks,
         "threads": threads,
-        "warnings": [],
     }
 
 

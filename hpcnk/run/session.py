@@ -40,13 +40,22 @@ class Session:
         if self.root:
             print(text, flush=True)
 
-    def warn(self, text: str) -> None:
-        """Print a warning on rank 0 and keep it for the report."""
+    def begin(self, stage: str) -> None:
+        """Forget the warnings of this stage's last run."""
+        if self.root:
+            self._keep_warnings(stage, [])
+
+    def warn(self, stage: str, text: str) -> None:
+        """Print a warning on rank 0 and keep it in the report until the stage is run again."""
         self.say(f"WARNING: {text}")
         if self.root:
-            self.events.write("warning", text=text)
-            known = self.folder.read_report().get("warnings", [])
-            self.folder.update_report(warnings=[*known, text])
+            self.events.write("warning", stage=stage, text=text)
+            known = self.folder.read_report()["warnings"].get(stage, [])
+            self._keep_warnings(stage, [*known, text])
+
+    def _keep_warnings(self, stage: str, texts: list[str]) -> None:
+        warnings = self.folder.read_report()["warnings"]
+        self.folder.update_report(warnings={**warnings, stage: texts})
 
 
 def open_session(deck: Deck, comm: Communicator) -> Session:
@@ -60,10 +69,10 @@ def open_session(deck: Deck, comm: Communicator) -> Session:
     events = EventLog(folder.events if comm.rank == 0 else None)
     session = Session(deck, comm, folder, parse(deck.kernel.layers), threads, events, lock)
     head = report_head(deck, comm.size, threads)
-    on_root(comm, lambda: folder.update_report(**head))
+    on_root(comm, lambda: folder.update_report(**{"warnings": {}, **folder.read_report(), **head}))
     events.write("start", ranks=comm.size, threads=threads)
     ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''}"
     session.say(f"hpcnk: {deck.name} on {ranks} with {threads} thread(s) each, in {deck.output}")
     if note:
-        session.warn(note)
+        session.warn("kernel", note)
     return session

@@ -6,7 +6,9 @@ ridge on the rows held out; then on all training rows, to predict.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,12 @@ from hpcnk.errors import SolveError, UsageError
 from hpcnk.report import better, score
 from hpcnk.run.labels import read_targets
 from hpcnk.run.prepare import require_inputs
-from hpcnk.run.provenance import require_same, settings_provenance
+from hpcnk.run.provenance import (
+    require_same,
+    settings_provenance,
+    solution_provenance,
+    train_contents,
+)
 from hpcnk.run.session import Session
 from hpcnk.solve import (
     Restricted,
@@ -34,6 +41,7 @@ from hpcnk.store import Layout, TileReader, read_arrays, read_layout, write_arra
 from hpcnk.tiling import deal
 
 Array = NDArray[np.float64]
+DO_NOT_TRUST = "the chosen solution did not reach the tolerance; do not trust the predictions"
 ROUNDING = 2.0**-24  # relative, of a float32 entry
 
 
@@ -62,36 +70,41 @@ class _Systems:
         ]
 
 
-def solve(session: Session) -> None:
+def solve(session: Session) -> bool:
     """Solve (K + ridge trace(K)/n I) alpha = Y and write solution.h5. Collective.
 
-    Raises UsageError when the kernel is not complete, StorageError for a damaged tile, SolveError
-    when no system can be solved.
+    Return whether the chosen solution, or any if none is chosen, reached the tolerance. Raises
+    UsageError when the kernel is not complete, StorageError for a damaged tile, SolveError when no
+    system can be solved.
     """
-    require_inputs(session)
-    layout = require_kernel(session)
+    session.begin("solve")
+    contents = require_inputs(session)
+    layout = require_complete(session, session.folder.kernel, train_contents(contents))
     operator = _load(session, layout)
     _warn_of_rounding(session, layout)
     y, target = read_arrays(session.folder.inputs, "y_train", "target_train")
     validation = _validate(session, operator, y, target)
     everything = np.ones(operator.n, bool)
     systems = _solve(session, operator, y, everything, "all training rows")
-    _record(session, systems, validation)
+    origin = solution_provenance(session.deck, layout.id, contents)
+    return _record(session, systems, validation, origin)
 
 
-def require_kernel(session: Session) -> Layout:
-    """Return the layout of the complete training kernel, checked against the deck. Collective."""
-    return on_root(session.comm, lambda: require_complete(session, session.folder.kernel))
+def require_complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
+    """Return the layout of a complete tile file, made as the deck says from these contents.
+
+    Collective. Raises UsageError if it is not complete, MismatchError if it was made otherwise.
+    """
+    return on_root(session.comm, lambda: _complete(session, path, contents))
 
 
-def require_complete(session: Session, path: Any) -> Layout:
-    """Return the layout of a complete tile file made with the deck's kernel settings."""
+def _complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
     layout = read_layout(path) if path.exists() else None
     if layout is None or not layout.complete:
         raise UsageError(
             f"{path} is not complete", f"run `hpcnk kernel {session.deck.source}` first"
         )
-    wanted = settings_provenance(session.deck, session.architecture)
+    wanted = settings_provenance(session.deck, session.architecture) | contents
     require_same(path, layout.provenance, wanted, complete=True)
     return layout
 
@@ -147,7 +160,9 @@ def _solve(
     outputs = y.shape[1]
     precondition = identity
     if deck.preconditioner is not None:
-        precondition = pivoted_cholesky(comm, operator, deck.preconditioner.rank)
+        stop = session.stop.raise_if_requested
+        rank = deck.preconditioner.rank
+        precondition = pivoted_cholesky(comm, operator, rank, lambda: stop(comm))
         session.say(f"solve: {which}: pivoted Cholesky of rank {precondition.rank}")
     solution = conjugate_gradient(
         comm,
@@ -192,8 +207,9 @@ def _warn_of_rounding(session: Session, layout: Layout) -> None:
     low = [f"{ridge:g}" for ridge in session.deck.solve.ridge if ridge < floor]
     if layout.dtype == np.float32 and low:
         session.warn(
+            "solve",
             f"ridge {', '.join(low)}: below {floor:.1e}, where the rounding of float32 entries "
-            "acts like noise on the kernel; use kernel.dtype float64 or a larger ridge"
+            "acts like noise on the kernel; use kernel.dtype float64 or a larger ridge",
         )
 
 
@@ -202,31 +218,40 @@ def _warn_of_failures(session: Session, solution: Solution, outputs: int, which:
         if status is not Status.CONVERGED:
             ridge = session.deck.solve.ridge[column // outputs]
             session.warn(
+                "solve",
                 f"{which}, ridge {ridge:g}, output {column % outputs}: {status.value} "
                 f"(true relative residual {solution.true_relative_residual[column]:.1e} after "
-                f"{solution.iterations[column]} iterations)"
+                f"{solution.iterations[column]} iterations)",
             )
 
 
-def _record(session: Session, systems: _Systems, validation: dict[str, Any] | None) -> None:
+def _record(
+    session: Session,
+    systems: _Systems,
+    validation: dict[str, Any] | None,
+    origin: dict[str, Any],
+) -> bool:
     ridge = session.deck.solve.ridge
     summary = systems.summary(ridge)
     selected = ridge[validation["selected"]] if validation else None
-    on_root(session.comm, lambda: _write(session, systems))
+    results = {
+        "solve": summary,
+        "selected_ridge": selected,
+        "validation": validation["metrics"] if validation else None,
+        "validation_solve": validation["solve"] if validation else None,
+        "validation_rows": validation["rows"] if validation else None,
+    }
+    origin = {**origin, "results": json.dumps(results)}
+    arrays = {"alpha": systems.x, "ridge": np.array(ridge)}
+    on_root(session.comm, lambda: write_arrays(session.folder.solution, arrays, origin))
     if session.root:
-        session.folder.update_report(
-            solve=summary,
-            selected_ridge=selected,
-            validation=validation["metrics"] if validation else None,
-            validation_solve=validation["solve"] if validation else None,
-            validation_rows=validation["rows"] if validation else None,
-            test=None,
-        )
+        session.folder.update_report(**results, test=None)
     if selected is not None and len(ridge) > 1:
         hint = _edge(ridge, selected)
         session.say(f"solve: ridge {selected:g} is the best on the validation rows{hint}")
-    if not usable(session):
-        session.warn("no usable solution reached the tolerance; do not trust the predictions")
+    if not usable(results):
+        session.warn("solve", DO_NOT_TRUST)
+    return usable(results)
 
 
 def _edge(ridges: tuple[float, ...], selected: float) -> str:
@@ -238,16 +263,7 @@ def _edge(ridges: tuple[float, ...], selected: float) -> str:
     return ""
 
 
-def usable(session: Session) -> bool:
-    """Return whether the selected ridge converged, or any ridge if none is selected. Collective."""
-    report = on_root(session.comm, session.folder.read_report)
-    selected = report["selected_ridge"]
-    return any(e["converged"] for e in report["solve"] if selected in (None, e["ridge"]))
-
-
-def _write(session: Session, systems: _Systems) -> None:
-    write_arrays(
-        session.folder.solution,
-        {"alpha": systems.x, "ridge": np.array(session.deck.solve.ridge)},
-        {},
-    )
+def usable(results: dict[str, Any]) -> bool:
+    """Return whether the selected ridge converged, or any ridge if none is selected."""
+    selected = results["selected_ridge"]
+    return any(e["converged"] for e in results["solve"] if selected in (None, e["ridge"]))

@@ -23,7 +23,7 @@ def status(path: Path) -> list[str]:
         f"inputs: {'written' if folder.inputs.exists() else 'not yet'}",
         *(_tiles(file) for file in (folder.kernel, folder.test_kernel)),
         *_results(report),
-        *(f"WARNING: {text}" for text in report["warnings"]),
+        *(f"WARNING: {text}" for texts in report["warnings"].values() for text in texts),
     ]
 
 
@@ -33,7 +33,7 @@ def _tiles(path: Path) -> str:
     layout = read_layout(path)
     if layout.complete:
         return f"{path.name}: complete, {layout.grid.count} tiles"
-    done = len(read_journals(layout.journal, layout.id))
+    done = len(read_journals(layout))
     return (
         f"{path.name}: {done} of {layout.grid.count} tiles ({100 * done / layout.grid.count:.1f} %)"
     )

@@ -20,6 +20,8 @@ from hpcnk.comm import Communicator, assemble_rows, on_root, sum_over_ranks
 from hpcnk.solve.operator import Array, Operator
 from hpcnk.tiling import share
 
+TINY = np.finfo(float).eps ** 2
+
 Precondition = Callable[[Array, Array], Array]  # (residuals (n, columns), ridges (columns,))
 
 
@@ -32,7 +34,7 @@ class LowRank:
     """Applies (U diag(s) U^T + ridge I)^-1.
 
     `u` holds this rank's rows of U, (rows, k); `s` has shape (k,). `floor` replaces a ridge of
-    zero: the mean of the diagonal that the factor leaves.
+    zero, or next to it: the mean of the diagonal that the factor leaves.
     """
 
     def __init__(self, comm: Communicator, n: int, u: Array, s: Array, floor: float) -> None:
@@ -50,30 +52,36 @@ class LowRank:
 
     def __call__(self, residuals: Array, ridges: Array) -> Array:
         """Return the preconditioned residuals, equal on all ranks. Collective."""
-        ridges = np.where(ridges > 0, ridges, self._floor)
+        ridges = np.where(ridges > TINY * self._floor, ridges, self._floor)
         mine = residuals[self._rows]
         weights = sum_over_ranks(self._comm, self._u.T @ mine)
         weights *= self._s / (self._s + ridges)
         return assemble_rows(self._comm, (mine - self._u @ weights) / ridges, self._rows, self._n)
 
 
-def pivoted_cholesky(comm: Communicator, operator: Operator, rank: int) -> LowRank:
+def pivoted_cholesky(
+    comm: Communicator, operator: Operator, rank: int, observe: Callable[[], None] = lambda: None
+) -> LowRank:
     """Return the preconditioner from at most `rank` columns of K. Collective.
 
-    It stops early when the columns taken explain the whole diagonal to rounding.
+    It stops early when the columns taken explain the whole diagonal to rounding. `observe` is
+    called on all ranks before each column, and may end the work by raising on all of them.
     """
-    factor, left = _factor(comm, operator, rank)
+    factor, left = _factor(comm, operator, rank, observe)
     u, s = _eigenpairs(comm, factor)
     return LowRank(comm, operator.n, u, s, floor=left)
 
 
-def _factor(comm: Communicator, operator: Operator, rank: int) -> tuple[Array, float]:
+def _factor(
+    comm: Communicator, operator: Operator, rank: int, observe: Callable[[], None]
+) -> tuple[Array, float]:
     """Return this rank's rows of L, (rows, k), and the mean of the diagonal left over."""
     left = operator.diagonal()
     tiny = np.finfo(float).eps * left.sum()
     mine = share(operator.n, comm.size, comm.rank)
     factor = np.zeros((mine.stop - mine.start, min(rank, operator.n)))
     for k in range(factor.shape[1]):
+        observe()
         pivot = int(left.argmax())
         if left[pivot] <= tiny:
             factor = factor[:, :k].copy()

@@ -9,6 +9,7 @@ checksums, then the one byte that says the file is complete.
 """
 
 from hpcnk.store.arrays import (
+    check_arrays,
     read_arrays,
     read_attributes,
     read_rows,
@@ -28,6 +29,7 @@ __all__ = [
     "Layout",
     "TileReader",
     "TileWriter",
+    "check_arrays",
     "choose_driver",
     "create",
     "differences",

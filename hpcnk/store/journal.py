@@ -2,7 +2,8 @@
 
     000000000042 1c291ca3 9f0c...e1\n        tile number, CRC-32 of its bytes, id of the tile file
 
-A line that is torn, or that belongs to another tile file, is ignored. The fixed width lets a
+A line that is torn, belongs to another tile file, or names a tile that the grid does not have is
+ignored. The fixed width lets a
 progress display count tiles from file sizes alone.
 """
 
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 
 from hpcnk.store.files import storage_errors, sync_file
+from hpcnk.store.layout import Layout
 
 _LINE = re.compile(rb"(\d{12}) ([0-9a-f]{8}) ([0-9a-f]{32})")
 LINE_BYTES = 12 + 1 + 8 + 1 + 32 + 1
@@ -22,10 +24,11 @@ LINE_BYTES = 12 + 1 + 8 + 1 + 32 + 1
 class Journal:
     """The journal that one rank writes in one start."""
 
-    def __init__(self, folder: Path, file_id: str, rank: int) -> None:
+    def __init__(self, layout: Layout, rank: int) -> None:
+        folder = layout.journal
         folder.mkdir(exist_ok=True)
         self.path = folder / f"{time.time_ns():020d}-{os.getpid()}-{rank:06d}.log"
-        self._id = file_id
+        self._id = layout.id
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
         self._handle = os.open(self.path, flags, 0o644)
         sync_file(folder)
@@ -43,18 +46,19 @@ class Journal:
         os.close(self._handle)
 
 
-def read_journals(folder: Path, file_id: str) -> dict[int, int]:
+def read_journals(layout: Layout) -> dict[int, int]:
     """Return {tile: checksum} of all finished tiles, from the journals of all ranks and starts.
 
     Raises StorageError when a journal cannot be read. Where a tile was written twice (its first
     journal line may have been lost with a node), the newest line counts.
     """
     finished: dict[int, int] = {}
-    with storage_errors("reading", folder):
-        for path in sorted(folder.glob("*.log")):
+    count = layout.grid.count
+    with storage_errors("reading", layout.journal):
+        for path in sorted(layout.journal.glob("*.log")):
             for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last \n is torn
                 match = _LINE.fullmatch(line)
-                if match and match[3].decode() == file_id:
+                if match and match[3].decode() == layout.id and int(match[1]) < count:
                     finished[int(match[1])] = int(match[2], 16)
     return finished
 

@@ -65,6 +65,6 @@ class TileReader:
 
 def _checksums(layout: Layout) -> dict[int, int]:
     if not layout.complete:
-        return read_journals(layout.journal, layout.id)
+        return read_journals(layout)
     with storage_errors("reading", layout.path), open_hdf5(layout.path) as file:
         return dict(enumerate(file["checksums"][:].tolist()))

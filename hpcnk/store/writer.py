@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ class TileWriter:
         self._layout = layout
         self._pending: list[tuple[int, int]] = []
         with storage_errors("opening", layout.path):
+            self._journal = Journal(layout, comm.rank)
             self._driver = DRIVERS[driver](layout, comm)
-            self._journal = Journal(layout.journal, layout.id, comm.rank)
+        self._alone = comm.size == 1
         self._committed_at = time.monotonic()
 
     def put(self, number: int, block: NDArray[Any]) -> None:
@@ -55,6 +57,20 @@ class TileWriter:
         self.commit()
         self._journal.close()
         self._driver.close()
+
+    def __enter__(self) -> TileWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Close. After an error only a rank that is alone closes; others are about to be aborted.
+
+        HDF5 must not find an open file when the interpreter ends, and closing is collective.
+        """
+        if kind is None:
+            self.close()
+        elif self._alone:
+            with suppress(OSError, RuntimeError):
+                self._driver.close()
 
 
 def mark_complete(layout: Layout, checksums: NDArray[np.uint32]) -> None:

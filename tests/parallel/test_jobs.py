@@ -104,6 +104,10 @@ def test_prediction_without_solution(write_deck):
     assert hpcnk(2, "kernel", deck).code == 0
     ended = hpcnk(2, "predict", deck)
     assert ended.code == 2 and "hpcnk solve" in ended.output
+    assert hpcnk(0, "solve", deck).code == 0
+    deck.write_text(deck.read_text().replace("0.001", "0.002"))
+    ended = hpcnk(0, "predict", deck)
+    assert ended.code == 2 and "hpcnk solve" in ended.output
 
 
 def test_the_ridge_is_chosen_on_validation_rows(write_deck, tmp_path):
@@ -117,15 +121,20 @@ def test_the_ridge_is_chosen_on_validation_rows(write_deck, tmp_path):
     keep = np.setdiff1d(np.arange(44), held)
     k = whole(tmp_path / "small" / "kernel.h5").astype(float)
     y = np.load(tmp_path / "arrays.npz")["y_train"]
-    accuracies = []
-    for ridge in solve["ridge"]:
+    codes = np.eye(3)[y] - 1 / 3
+    errors = []
+    for i, ridge in enumerate(solve["ridge"]):
         inner = k[np.ix_(keep, keep)]
         absolute = ridge * np.trace(inner) / len(keep)
-        alpha = dense_solve(inner + absolute * np.eye(len(keep)), np.eye(3)[y[keep]] - 1 / 3)
-        accuracies.append(np.mean((k[np.ix_(held, keep)] @ alpha).argmax(1) == y[held]))
-    assert [entry["accuracy"] for entry in summary["validation"]] == accuracies
-    chosen = solve["ridge"].index(summary["selected_ridge"])
-    assert accuracies[chosen] == max(accuracies)
+        np.testing.assert_allclose(summary["validation_solve"][i]["ridge_absolute"], absolute)
+        alpha = dense_solve(inner + absolute * np.eye(len(keep)), codes[keep])
+        scores = k[np.ix_(held, keep)] @ alpha
+        errors.append(np.mean((scores - codes[held]) ** 2))
+        found = summary["validation"][i]
+        assert found["accuracy"] == np.mean(scores.argmax(1) == y[held])
+        np.testing.assert_allclose(found["mean_squared_error"], errors[-1], rtol=1e-6)
+    best = max(summary["validation"], key=lambda m: (m["accuracy"], -m["mean_squared_error"]))
+    assert summary["validation"].index(best) == solve["ridge"].index(summary["selected_ridge"])
 
 
 def test_regression_comes_back_in_its_own_units(write_deck, tmp_path):
@@ -158,5 +167,13 @@ def test_a_failed_solve_is_loud(write_deck, tmp_path):
     assert "WARNING" in ended.output and "max_iterations" in ended.output
     summary = report(tmp_path / "small")
     assert not summary["solve"][0]["converged"]
-    assert any("do not trust" in text for text in summary["warnings"])
+    assert any("do not trust" in text for text in summary["warnings"]["solve"])
     assert ended.code == 1
+    again = hpcnk(0, "predict", deck)
+    assert again.code == 1 and "do not trust" in again.output
+    assert report(tmp_path / "small")["warnings"] == summary["warnings"]
+
+
+def test_a_ridge_below_float32_rounding_is_warned_of(write_deck):
+    ended = hpcnk(0, "run", write_deck(solve={"ridge": [1e-9, 0.1]}))
+    assert "WARNING: ridge 1e-09: below" in ended.output

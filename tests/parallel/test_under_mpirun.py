@@ -14,8 +14,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 def test_inside(ranks, tmp_path):
     arguments = [
         *(sys.executable, "-m", "pytest", "--with-mpi", "-q", "-p", "no:cacheprovider"),
-        *("tests/parallel/inside", "--basetemp", tmp_path / "inside"),
+        "tests/parallel/inside",
     ]
-    ended = launch(ranks, arguments, cwd=PROJECT, environment={"HPCNK_INSIDE": "1"})
+    ended = launch(ranks, arguments, cwd=PROJECT, environment={"HPCNK_INSIDE": str(tmp_path)})
     assert ended.code == 0, ended.output
     assert ended.output.count(" passed") == ranks, ended.output

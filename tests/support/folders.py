@@ -43,7 +43,7 @@ def finished(path):
     if not Path(path).exists():
         return set()
     layout = read_layout(Path(path))
-    return set(read_journals(layout.journal, layout.id))
+    return set(read_journals(layout))
 
 
 def whole(path):

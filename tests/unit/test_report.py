@@ -95,7 +95,7 @@ REPORT = {
     "versions": {"hpcnk": "1"},
     "ranks": 2,
     "threads": 1,
-    "warnings": ["ridge 1: not converged"],
+    "warnings": {"kernel": [], "solve": ["ridge 1: not converged"]},
     "solve": [
         {
             "ridge": 0.1,

@@ -217,6 +217,7 @@ def test_a_restriction_is_the_principal_submatrix(problem):
     keep[[0, 5, 17, 88]] = False
     masked = np.where(keep[:, None], y, 0)
     restricted = Restricted(DenseOperator(k), keep)
+    np.testing.assert_array_equal(restricted.diagonal(), np.where(keep, k.diagonal(), 0))
     factor = pivoted_cholesky(Single(), restricted, 30)
     solution = solve_all(restricted, masked, factor)
     assert not solution.x[~keep].any()

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import h5py
@@ -79,7 +80,7 @@ def test_only_journalled_tiles_count_and_two_ranks_add_up(created):
     path, grid = created
     layout = fill(path, grid, [0, 3])
     fill(path, grid, [4], TWO)
-    assert set(store.read_journals(layout.journal, layout.id)) == {0, 3, 4}
+    assert set(store.read_journals(layout)) == {0, 3, 4}
     assert store.finished_tiles(layout.journal) == 3
 
 
@@ -91,8 +92,8 @@ def test_torn_and_foreign_journal_lines_are_ignored(created):
     assert len(data) == 3 * LINE_BYTES
     for cut in range(2 * LINE_BYTES, 3 * LINE_BYTES):
         journal.write_bytes(data[:cut])
-        assert set(store.read_journals(layout.journal, layout.id)) == {0, 1}
-    assert store.read_journals(layout.journal, "0" * 32) == {}
+        assert set(store.read_journals(layout)) == {0, 1}
+    assert store.read_journals(replace(layout, id="0" * 32)) == {}
 
 
 def test_the_data_is_durable_before_its_journal_line(created, monkeypatch):
@@ -120,15 +121,15 @@ def test_nothing_is_journalled_before_the_commit(created, monkeypatch):
     layout = store.read_layout(path)
     tiles = store.TileWriter(layout, "posix", ONE)
     tiles.put(0, matrix(4))
-    assert store.read_journals(layout.journal, layout.id) == {}
+    assert store.read_journals(layout) == {}
     tiles.close()
-    assert set(store.read_journals(layout.journal, layout.id)) == {0}
+    assert set(store.read_journals(layout)) == {0}
 
 
 def test_complete_files_carry_their_checksums(created):
     path, grid = created
     layout = fill(path, grid, range(grid.count))
-    sums = store.read_journals(layout.journal, layout.id)
+    sums = store.read_journals(layout)
     before = path.stat().st_size
     store.mark_complete(layout, np.array([sums[k] for k in range(grid.count)], np.uint32))
     assert path.stat().st_size == before
@@ -227,3 +228,76 @@ def test_mpio_needs_a_parallel_h5py(monkeypatch):
     monkeypatch.setattr(h5py, "get_config", lambda: SimpleNamespace(mpi=True))
     assert choose_driver("auto")[0] == "mpio"
     assert choose_driver("posix")[0] == "posix"
+
+
+def test_the_newest_line_counts_and_impossible_tiles_are_ignored(created):
+    path, _ = created
+    layout = fill(path, TriangleGrid(11, 4), [0])
+    layout.journal.joinpath("99999999999999999999-1-000000.log").write_text(
+        f"{0:012d} {0xABC:08x} {layout.id}\n{10**11:012d} {1:08x} {layout.id}\n"
+    )
+    assert store.read_journals(layout) == {0: 0xABC}
+
+
+def logged(monkeypatch, log):
+    """Note the order of positioned writes, fsyncs and renames."""
+    real = {name: getattr(os, name) for name in ("fsync", "pwrite", "replace")}
+
+    def fsync(handle):
+        log.append(("fsync", os.readlink(f"/proc/self/fd/{handle}")))
+        return real["fsync"](handle)
+
+    def pwrite(handle, data, offset):
+        log.append(("pwrite", offset))
+        return real["pwrite"](handle, data, offset)
+
+    def rename(source, target):
+        log.append(("replace", str(target)))
+        return real["replace"](source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "replace", rename)
+
+
+def test_a_file_is_durable_before_its_name_and_its_name_before_the_end(tmp_path, monkeypatch):
+    log = []
+    logged(monkeypatch, log)
+    store.write_text(tmp_path / "a.txt", "text")
+    assert [what for what, _ in log] == ["fsync", "replace", "fsync"]
+    assert "tmp" in log[0][1] and log[2][1] == str(tmp_path)
+
+
+def test_checksums_are_durable_before_the_mark(created, monkeypatch):
+    path, grid = created
+    layout = fill(path, grid, range(grid.count))
+    log = []
+    logged(monkeypatch, log)
+    store.mark_complete(layout, np.zeros(grid.count, np.uint32))
+    assert log == [
+        ("pwrite", layout.checksums_offset),
+        ("fsync", str(path)),
+        ("pwrite", layout.complete_offset),
+        ("fsync", str(path)),
+    ]
+
+
+def test_a_journal_is_in_its_folder_before_it_is_used(created, monkeypatch):
+    layout, log = store.read_layout(created[0]), []
+    logged(monkeypatch, log)
+    store.TileWriter(layout, "posix", ONE).close()
+    assert ("fsync", str(layout.journal)) in log
+
+
+def test_damaged_arrays_are_found(tmp_path):
+    path = tmp_path / "a.h5"
+    store.write_arrays(path, {"x": np.arange(50.0), "y/0": np.arange(3)}, {"name": "trial"})
+    store.check_arrays(path)
+    assert store.read_attributes(path) == {"name": "trial"}
+    data = path.read_bytes()
+    place = data.index(np.arange(50.0).tobytes())
+    path.write_bytes(data[: place + 9] + b"\x01" + data[place + 10 :])
+    for read in (lambda: store.read_arrays(path, "x"), lambda: store.check_arrays(path)):
+        with pytest.raises(StorageError, match=r"x in .* damaged"):
+            read()
+    np.testing.assert_array_equal(store.read_arrays(path, "y/0")[0], np.arange(3))

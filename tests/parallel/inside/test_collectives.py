@@ -1,14 +1,20 @@
 """What only several ranks can show; run under mpirun by test_under_mpirun.py."""
 
+import os
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 from scipy.linalg import solve as dense_solve
 
+from hpcnk import store
 from hpcnk.comm import agreement, any_rank, assemble_rows, on_root, reduce, sum_over_ranks
 from hpcnk.engine import usable_cores
 from hpcnk.errors import StorageError
 from hpcnk.run.threads import threads_per_rank
 from hpcnk.solve import TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
+from hpcnk.store import files
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
 from tests.support.dense import kernel_matrix, tiles_of
 
@@ -39,6 +45,35 @@ def test_an_error_on_one_rank_is_raised_by_all(comm):
     assert caught.value.agreed and caught.value.advice == "advice"
     with agreement(comm):
         pass
+
+
+def test_the_error_of_the_lowest_rank_is_the_one(comm):
+    with pytest.raises(StorageError, match="rank 0 said so"), agreement(comm):
+        raise StorageError(f"rank {comm.rank} said so")
+
+
+@pytest.mark.skipif(not h5py.get_config().mpi, reason="h5py is a serial build: no mpio driver")
+def test_mpio_writes_in_pieces_and_makes_them_durable(comm, monkeypatch):
+    grid = TriangleGrid(23, 5)
+    path = Path(os.environ["HPCNK_INSIDE"]) / "kernel.h5"  # one folder for all ranks
+    on_root(comm, lambda: store.create(path, grid, "float64", {}))
+    monkeypatch.setattr(files, "MAX_TRANSFER", 90)
+    synced, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (synced.append(handle), real(handle)))
+    matrix, layout = np.arange(23.0 * 23).reshape(23, 23), store.read_layout(path)
+    mine = deal(grid, comm.size, comm.rank)
+    with store.TileWriter(layout, "mpio", comm) as tiles:
+        for number in mine:
+            tiles.put(number, matrix[grid.at(number).rows, grid.at(number).columns])
+        synced.clear()
+        tiles.commit()
+        assert len(synced) == (2 if mine else 0)  # the data, then the journal
+    comm.barrier()
+    with store.TileReader(layout) as reader:
+        assert len(reader.checksums) == grid.count
+        for number in range(grid.count):
+            tile = grid.at(number)
+            np.testing.assert_array_equal(reader.read(number), matrix[tile.rows, tile.columns])
 
 
 def test_the_root_works_for_all(comm):
