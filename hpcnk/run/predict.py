@@ -66,7 +66,8 @@ def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
     if ridges != origin["solve.ridge"]:
         raise UsageError(f"{path} was solved for the ridges {ridges}", advice)
     require_same(path, stored, origin, complete=True)
-    return read_arrays(path, "alpha")[0], json.loads(stored["results"])
+    alpha, results = read_arrays(path, "alpha", "results")
+    return alpha, json.loads(results.tobytes())
 
 
 def _stream(session: Session, layout: Layout) -> Iterator[HeldTile]:

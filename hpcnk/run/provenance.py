@@ -98,7 +98,7 @@ def require_same(
     """
     known = {key: stored[key] for key in stored if key in wanted}
     changed = differences(known, wanted)
-    if complete and known.get(_CODE) != wanted[_CODE]:
+    if complete and known.get(_CODE) != wanted.get(_CODE):
         note = f"{path.name} was made by hpcnk {known.get(_CODE)}, this is {wanted[_CODE]}"
         changed = [line for line in changed if not line.startswith(f"{_CODE}:")]
     else:

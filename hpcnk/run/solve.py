@@ -133,7 +133,7 @@ def _validate(
     metrics = [score(targets.task, scores, target[held], y[held]) for scores in predictions]
     summary = systems.summary(session.deck.solve.ridge)
     return {
-        "rows": held.tolist(),
+        "rows": held,
         "metrics": metrics,
         "solve": summary,
         "selected": _select(metrics, [entry["converged"] for entry in summary]),
@@ -239,10 +239,13 @@ def _record(
         "selected_ridge": selected,
         "validation": validation["metrics"] if validation else None,
         "validation_solve": validation["solve"] if validation else None,
-        "validation_rows": validation["rows"] if validation else None,
     }
-    origin = {**origin, "results": json.dumps(results)}
-    arrays = {"alpha": systems.x, "ridge": np.array(ridge)}
+    arrays = {
+        "alpha": systems.x,
+        "ridge": np.array(ridge),
+        "validation_rows": validation["rows"] if validation else np.arange(0),
+        "results": np.frombuffer(json.dumps(results).encode(), np.uint8),  # attributes hold 64 kB
+    }
     on_root(session.comm, lambda: write_arrays(session.folder.solution, arrays, origin))
     if session.root:
         session.folder.update_report(**results, test=None)

@@ -20,7 +20,7 @@ from hpcnk.errors import UsageError
 from hpcnk.kernels import parse
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.folder import Folder
-from hpcnk.store import Layout, TileReader, read_layout
+from hpcnk.store import Layout, TileReader, check_arrays, read_layout
 from hpcnk.tiling import Tile
 
 BOUNDS = {"float32": (5e-6, 2e-3), "float64": (1e-11, 1e-6)}  # relative: nearly all, every entry
@@ -56,14 +56,17 @@ class Verdict:
 
 
 def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
-    """Check all tiles in an output folder; compute `sample` random ones of each file anew.
+    """Check all arrays and tiles in an output folder; compute `sample` tiles of each file anew.
 
-    Raises UsageError when there is nothing to check.
+    Raises UsageError when there is nothing to check, StorageError for a damaged array.
     """
     folder = Folder(path)
     files = [file for file in (folder.kernel, folder.test_kernel) if file.exists()]
     if not files:
         raise UsageError(f"{path} holds no kernel.h5", "give the folder that the deck names")
+    for arrays in (folder.inputs, folder.solution, folder.predictions):
+        if arrays.exists():
+            check_arrays(arrays)
     return [_verify(folder, read_layout(file), sample, seed) for file in files]
 
 

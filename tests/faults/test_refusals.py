@@ -7,35 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
-from tests.conftest import small_deck
-from tests.support.folders import digest
+from tests.support.folders import digest, edit
 from tests.support.mpi import hpcnk, launch
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory):
-    """The output folder of a small finished run."""
-    folder = tmp_path_factory.mktemp("finished")
-    ended = hpcnk(2, "run", small_deck(folder))
-    assert ended.code == 0, ended.output
-    return folder / "small"
-
-
-@pytest.fixture
-def done(finished_run, tmp_path):
-    """A finished small run of this test's own: its deck and its folder."""
-    shutil.copytree(finished_run, tmp_path / "small")
-    return small_deck(tmp_path), tmp_path / "small"
-
-
-def edit(deck, section, **values):
-    content = yaml.safe_load(deck.read_text())
-    content[section].update(values)
-    deck.write_text(yaml.safe_dump(content))
 
 
 def incomplete(folder):
@@ -55,7 +31,7 @@ TRAINING = [
     (
         "kernel",
         {"layers": {"preset": "fc", "depth": 2}},
-        "kernel.layers[3]: was (nothing), is now relu",
+        "kernel.layers[4]: was (nothing), is now relu",
     ),
     ("kernel", {"dtype": "float64"}, "kernel.dtype: was float32, is now float64"),
     ("data", {"train": 40}, "data.train: was all"),

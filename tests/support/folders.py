@@ -6,6 +6,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import yaml
 
 from hpcnk.store import read_journals, read_layout
 
@@ -56,3 +57,10 @@ def whole(path):
         k[tile.rows, tile.columns] = block
         k[tile.columns, tile.rows] = block.T
     return k
+
+
+def edit(deck, section, **values):
+    """Change some values in one section of a deck's file."""
+    content = yaml.safe_load(deck.read_text())
+    content[section].update(values)
+    deck.write_text(yaml.safe_dump(content))
