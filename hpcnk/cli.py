@@ -106,14 +106,14 @@ def _stages() -> dict[str, Stage]:
 def _status(options: argparse.Namespace) -> int:
     from hpcnk.run.status import status
 
-    print("\n".join(status(options.folder)))
+    print("\n".join(status(options.dir)))
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from hpcnk.run.verify import verify
 
-    verdicts = verify(options.folder, options.tiles, options.seed)
+    verdicts = verify(options.dir, options.tiles, options.seed)
     print("\n".join(map(str, verdicts)))
     return 0 if all(verdict.good for verdict in verdicts) else 74
 
@@ -148,46 +148,43 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hpcnk {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text, command in _DECK_COMMANDS:
-        _deck_command(commands, name, text, command)
-    plan = _deck_command(commands, "plan", "say what a job will need; starts nothing", _plan)
+        _command(commands, name, text, command, _DECK, manual())
+    plan = _command(
+        commands, "plan", "say what a job will need; starts nothing", _plan, _DECK, manual()
+    )
     plan.add_argument("--ranks", type=_positive, default=1, help="number of ranks (default 1)")
-    _folder_command(commands, "status", "say how far a job has come", _status)
-    verify = _folder_command(commands, "verify", "check stored tiles", _verify)
+    _command(commands, "status", "say how far a job has come", _status, _FOLDER)
+    verify = _command(commands, "verify", "check stored tiles and arrays", _verify, _FOLDER)
     verify.add_argument(
         "--tiles", type=_natural, default=2, help="tiles of each file to compute anew (default 2)"
     )
     verify.add_argument("--seed", type=_natural, default=0, help="chooses those tiles (default 0)")
-    doctor = commands.add_parser("doctor", help="say what is installed and what does not fit")
-    doctor.set_defaults(command=_doctor)
+    _command(commands, "doctor", "say what is installed and what does not fit", _doctor)
     return parser
 
 
-def _deck_command(
+_DECK = ("deck", "the YAML deck")
+_FOLDER = ("dir", "the deck's output folder")
+
+
+def _command(
     commands: argparse._SubParsersAction,
     name: str,
     text: str,
     command: Callable[[argparse.Namespace], int],
+    path: tuple[str, str] | None = None,
+    epilog: str = "",
 ) -> argparse.ArgumentParser:
+    """Add one verb, with the path that it takes, if any."""
     parser = commands.add_parser(
         name,
         help=text,
         description=text,
-        epilog=manual(),
+        epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("deck", type=Path, metavar="DECK", help="the YAML deck")
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _folder_command(
-    commands: argparse._SubParsersAction,
-    name: str,
-    text: str,
-    command: Callable[[argparse.Namespace], int],
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=text)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="the deck's output folder")
+    if path:
+        parser.add_argument(path[0], type=Path, metavar=path[0].upper(), help=path[1])
     parser.set_defaults(command=command)
     return parser
 
