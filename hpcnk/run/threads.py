@@ -9,8 +9,10 @@ from hpcnk.engine import asked_threads, usable_cores
 def threads_per_rank(comm: Communicator) -> int:
     """Return OMP_NUM_THREADS, or this rank's even share of the cores it may use. Collective.
 
-    At least 1. Raises UsageError if OMP_NUM_THREADS is no number.
+    At least 1, and never more than those cores: BLAS threads that take turns on one core, where a
+    launcher has bound the rank, make a solve many times slower. Raises UsageError if
+    OMP_NUM_THREADS is no number.
     """
     cores = usable_cores()
     sharing = ranks_on_cores(comm, cores)
-    return asked_threads() or max(1, len(cores) // sharing)
+    return min(asked_threads() or max(1, len(cores) // sharing), len(cores))

@@ -93,7 +93,7 @@ def test_any_rank(comm):
 
 def test_threads_are_shared_by_the_node(comm, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert threads_per_rank(comm) == 3
+    assert threads_per_rank(comm) == min(3, len(usable_cores()))
     monkeypatch.delenv("OMP_NUM_THREADS")
     shares = comm.allgather(threads_per_rank(comm))
     masks = comm.allgather(usable_cores())
