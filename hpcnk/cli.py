@@ -16,8 +16,9 @@ from hpcnk.version import __version__
 
 Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
 
-# Seconds. The first rank to exit with an error makes mpirun kill the others. So before MPI has
-# started the others wait for rank 0 to say what is wrong, and speak if it has nothing to say.
+# Seconds. The first rank to exit with an error makes Open MPI's mpirun kill the others. So before
+# MPI has started they wait for rank 0 to say what is wrong. They say nothing themselves, for all
+# have read the same deck; what only one of them has met shows in its exit code alone.
 GRACE = 3.0
 
 
@@ -38,13 +39,11 @@ def _fail(error: HpcnkError) -> int:
     comm = active()
     if comm is not None and comm.size > 1 and not error.agreed:
         abort(str(error), error.exit_code)
-    rank = launcher().rank
-    if rank == 0:
+    if launcher().rank == 0:
         # A deck's problems start with FILE:LINE, where editors look for it.
         print(error if isinstance(error, DeckError) else f"hpcnk: {error}", file=sys.stderr)
     elif comm is None:
         time.sleep(GRACE)
-        print(f"hpcnk: rank {rank}: {error}", file=sys.stderr)
     return error.exit_code
 
 
