@@ -42,10 +42,6 @@ class Targets:
             return np.asarray(predictions, np.float64)
         return np.asarray(predictions * self.std + self.mean, np.float64)
 
-    def classify(self, predictions: Array) -> NDArray[np.int64]:
-        """Return the class with the highest score, for predictions (..., outputs)."""
-        return np.argmax(predictions, axis=-1)
-
 
 def fit_targets(y_train: Array, rows: RowNumbers, task: Task, classes: int | None) -> Targets:
     """Fit the encoding on the training labels, whose row numbers are `rows`.

@@ -82,7 +82,6 @@ class Residual:
 Layer: TypeAlias = (
     "Conv | Dense | Relu | Erf | Gelu | LayerNorm | AvgPool | GlobalAvgPool | Flatten | Residual"
 )
-Nonlinear: TypeAlias = "Relu | Erf | Gelu"
 Pointwise: TypeAlias = "Relu | Erf | Gelu | LayerNorm"
 
 LAYER_TYPES: dict[str, type] = {

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.store.drivers import DRIVERS
+from hpcnk.store.drivers import DRIVERS, Driver
 from hpcnk.store.files import checksum, raw, storage_errors, write_at
 from hpcnk.store.journal import Journal
 from hpcnk.store.layout import Layout
@@ -30,7 +30,7 @@ class TileWriter:
         self._pending: list[tuple[int, int]] = []
         with storage_errors("opening", layout.path):
             self._journal = Journal(layout, comm.rank)
-            self._driver = DRIVERS[driver](layout, comm)
+            self._driver: Driver = DRIVERS[driver](layout, comm)
         self._alone = comm.size == 1
         self._committed_at = time.monotonic()
 

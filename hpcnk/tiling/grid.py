@@ -94,12 +94,6 @@ class TriangleGrid:
         for j in range(self.blocks):
             yield self.number(j, j)
 
-    def touching(self, block: int) -> list[tuple[int, int]]:
-        """Tiles that hold block row `block` of the full matrix, as (number, other block)."""
-        above = [(self.number(i, block), i) for i in range(block + 1)]
-        right = [(self.number(block, j), j) for j in range(block + 1, self.blocks)]
-        return above + right
-
 
 @dataclass(frozen=True)
 class CrossGrid:

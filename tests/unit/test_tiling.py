@@ -55,18 +55,6 @@ def test_work_is_balanced_to_one_full_tile(blocks, size):
     assert max(work) - min(work) <= 1.0
 
 
-@given(sizes, tiles)
-def test_touching_finds_the_whole_block_row(n, tile):
-    grid = TriangleGrid(n, tile)
-    for block in range(grid.blocks):
-        others = []
-        for number, other in grid.touching(block):
-            t = grid.at(number)
-            assert {t.i, t.j} == {block, other}
-            others.append(other)
-        assert sorted(others) == list(range(grid.blocks))
-
-
 @given(st.integers(0, 1000), ranks)
 def test_share_is_contiguous_and_even(n, size):
     parts = [share(n, size, rank) for rank in range(size)]
