@@ -1,30 +1,97 @@
-"""The host engine: kernel blocks by the NumPy recursions."""
+"""The CPU engine: source/host.cpp, several right rows at a time, one for each lane of a vector.
+
+With a pair in every lane no lane needs another's numbers, so images of any size fill the vectors,
+and what is read of the left row is one number for all lanes. Work is handed to threads by vectors
+of right rows; the library lets go of the interpreter meanwhile. An entry's bytes do not depend on
+the lane, the cut or the thread that computed it.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from threading import local
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
-from hpcnk.engine.prepared import Prepared, joined
+from hpcnk.engine.library import Bound, HostLibrary, host_library
+from hpcnk.engine.precision import working_dtype
+from hpcnk.engine.prepared import Described, checked
+from hpcnk.engine.program import make_program
 from hpcnk.engine.threads import for_each
-from hpcnk.engine.workspace import row_bytes, workspace_bytes
 from hpcnk.errors import UsageError
-from hpcnk.kernels.images import Images, scaled_input
-from hpcnk.kernels.layers import Erf, Gelu
-from hpcnk.kernels.pairs import kernel_of_pairs
-from hpcnk.kernels.plan import Form, Plan
-from hpcnk.kernels.rules import all_layers
+from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
-from hpcnk.kernels.variances import describe_images
 
-FLOAT64_BYTES = 8
+CHAIN_VECTORS = 64  # of a network without pixels, at a time: its few buffers fill the first cache
+CHAIN_ROWS = 64
+TASKS_PER_THREAD = 4  # so that threads end at about the same time
+FLOAT64 = np.dtype(np.float64)
+
+
+@dataclass(frozen=True)
+class HostRows:
+    """Rows in the working dtype with the factors of every pointwise layer; slices share memory.
+
+    `x`: (rows, channels, pixels), divided by sqrt(channels). `factors`: (rows, positions).
+    """
+
+    plan: Plan
+    x: NDArray
+    factors: NDArray
+    described: Described
+    lanes: int
+
+    @property
+    def diagonal(self) -> NDArray:
+        """The exact K(x, x) of each row, float64."""
+        return self.described.diagonal
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory once used on both sides of a block, those of `described` apart."""
+        right = sum(array.nbytes for array in self.right)
+        return int(self.x.nbytes + self.factors.nbytes + right)
+
+    @cached_property
+    def right(self) -> tuple[NDArray, NDArray]:
+        """The same as vectors of rows: (vectors, positions, lanes), padded with zero rows."""
+        if self.plan.spatial:
+            return vectors(self.x, self.lanes), vectors(self.factors, self.lanes)
+        # Without pixels a whole row of entries is computed at a time: (positions, columns).
+        columns = -(-len(self) // self.lanes) * self.lanes
+        factors = np.zeros((self.factors.shape[1], columns), self.factors.dtype)
+        factors[:, : len(self)] = self.factors.T
+        return self.x, factors
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice) -> HostRows:
+        part = (self.x[rows], self.factors[rows], self.described[rows])
+        return HostRows(self.plan, *part, self.lanes)
+
+
+def vectors(array: NDArray, lanes: int) -> NDArray:
+    """Turn (rows, ...) into (vectors, positions, lanes)."""
+    flat = array.reshape(len(array), -1)
+    padded = np.zeros((-(-len(flat) // lanes) * lanes, flat.shape[1]), flat.dtype)
+    padded[: len(flat)] = flat
+    turned = padded.reshape(-1, lanes, flat.shape[1]).transpose(0, 2, 1)
+    made = aligned(padded.nbytes).view(flat.dtype)[: padded.size].reshape(turned.shape)
+    made[...] = turned
+    return made
 
 
 class HostEngine:
-    """Computes blocks of one architecture's kernel on the CPU; the same bytes for any `threads`."""
+    """Computes blocks of one architecture's kernel on the CPU; the same bytes for any `threads`.
+
+    Raises BackendError if the compiled library cannot be had.
+    """
 
     backend = "cpu"
 
@@ -37,83 +104,193 @@ class HostEngine:
         self.threads = threads
         self.reason = reason
         self._tangent = kind == "ntk"
-        self._working = np.dtype(np.float64) if _crosses_zero(architecture) else dtype
-        self._blas = ThreadpoolController()
+        self._working = working_dtype(architecture, dtype)
+        self._tiny = float(np.finfo(self._working).tiny)
+        self._library = host_library(self._working.name)
+        self._wide = host_library("float64")
+        self._spaces = local()
+        self._bound = lru_cache(maxsize=8)(self._make_bound)
 
-    def prepare(self, x: NDArray) -> Prepared:
-        """Compute what is known of each row of `x` alone; x is (rows, *input_shape).
+    @cached_property
+    def _blas(self) -> ThreadpoolController:
+        return ThreadpoolController()
+
+    def describe(self, x: NDArray) -> Described:
+        """Compute what is known of each row alone; x is (rows, *input_shape).
 
         Raises ArchitectureError if the network cannot take such rows, DataError if a row holds a
-        value that is not finite or overflows the working precision.
+        value that is not finite or its kernel overflows the working precision.
         """
         plan = self.architecture.plan(x.shape[1:])
-        scaled = scaled_input(checked_rows(x, self.dtype), plan, self._working)
-        rows = cut_size(plan, FLOAT64_BYTES).columns
-        starts = range(0, max(1, len(x)), rows)
-        parts: dict[int, Images] = {}
+        bound, lanes = self._bound(plan, 1), self._wide.lanes
+        groups = vectors(self._scaled(x, plan).astype(FLOAT64), lanes)
+        variances = np.zeros((len(groups), bound.program.variances, lanes))
+        kernel = np.zeros((len(groups), lanes))
+        factors = bound.program.factors * lanes
+        space = bound.program.workspace_bytes(lanes, FLOAT64.itemsize, self._tangent)
 
-        def describe(first: int) -> None:
-            part = scaled[..., first : first + rows]
-            parts[first] = describe_images(plan, part, self._tangent, first)
+        def describe(group: int) -> None:
+            work = self._workspace(space + factors * FLOAT64.itemsize).view(FLOAT64)
+            found = (work[:factors], variances[group], kernel[group])
+            self._wide.own(
+                bound, self._tangent, groups[group], self._tiny, work[factors:], found
+            )
 
-        with self._blas.limit(limits=1, user_api="blas"):
-            for_each(describe, starts, self.threads)
-        return Prepared(plan, joined([parts[first] for first in starts], scaled))
+        for_each(describe, range(len(groups)), self.threads)
+        by_row = variances.transpose(0, 2, 1).reshape(-1, bound.program.variances)
+        return checked(by_row[: len(x)], kernel.reshape(-1)[: len(x)], self._working)
 
-    def block(self, left: Prepared, right: Prepared) -> NDArray:
+    def prepare(self, x: NDArray, described: Described | None = None) -> HostRows:
+        """Make rows ready for blocks; x is (rows, *input_shape). Raises as `describe` does."""
+        plan = self.architecture.plan(x.shape[1:])
+        described = described or self.describe(x)
+        bound = self._bound(plan, 1)
+        factors = np.empty((len(x), bound.program.factors), self._working)
+        variances = np.ascontiguousarray(described.variances)
+        for row in range(len(x)):
+            self._library.factors(bound, variances[row], self._tiny, factors[row])
+        return HostRows(plan, self._scaled(x, plan), factors, described, self._library.lanes)
+
+    def block(self, left: HostRows, right: HostRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
         if left.plan != right.plan:
             raise UsageError(
                 f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
                 "prepare both with the same engine, from rows of the same shape",
             )
-        out = np.empty((len(left), len(right)), self.dtype)
-        self._fill(out, left, right, list(cut(len(left), len(right), self._size(left.plan))))
-        return out
+        return np.ascontiguousarray(self._compute(left, right, upper=False), self.dtype)
 
-    def symmetric_block(self, prepared: Prepared) -> NDArray:
+    def symmetric_block(self, prepared: HostRows) -> NDArray:
         """Kernel of the rows with themselves: exactly symmetric, with the exact diagonal.
 
-        Computes the pairs above the diagonal only.
+        Computes the pairs above the diagonal, and those below it that share their vectors.
         """
-        count = len(prepared)
-        out = np.empty((count, count), self.dtype)
-        self._fill(out, prepared, prepared, list(cut_upper(count, self._size(prepared.plan))))
-        for row in range(count):
-            out[row + 1 :, row] = out[row, row + 1 :]
-            out[row, row] = prepared.diagonal[row]
+        out = np.ascontiguousarray(self._compute(prepared, prepared, upper=True), self.dtype)
+        mirror(out)
+        np.fill_diagonal(out, prepared.diagonal)
         return out
 
     def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:
-        """Bound the temporaries of one thread in `prepare` and `block`, in bytes."""
+        """Bound the temporaries of all threads in `describe` and `block`, in bytes."""
         plan = self.architecture.plan(input_shape)
-        pair = workspace_bytes(plan, self._size(plan), self._working.itemsize, self._tangent)
-        own = CutSize(1, cut_size(plan, FLOAT64_BYTES).columns)
-        return max(pair, workspace_bytes(plan, own, FLOAT64_BYTES, self._tangent))
+        program = make_program(plan)
+        own = program.workspace_bytes(self._wide.lanes, FLOAT64.itemsize, self._tangent)
+        own += program.factors * self._wide.lanes * FLOAT64.itemsize
+        width = 1 if plan.spatial else CHAIN_VECTORS
+        pairs = make_program(plan, width).workspace_bytes(
+            self._library.lanes, self._working.itemsize, self._tangent
+        )
+        return self.threads * (max(own, pairs) + ALIGNMENT)
 
     def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
-        """Bound the bytes that one prepared row keeps in memory."""
-        return row_bytes(self.architecture.plan(input_shape), self._working.itemsize)
+        """Bound the bytes that one prepared row keeps in memory: as a left row and as a right one."""
+        plan = self.architecture.plan(input_shape)
+        program = make_program(plan)
+        numbers = plan.channels * plan.pixels + program.factors
+        return self._working.itemsize * (2 * numbers + program.variances) + FLOAT64.itemsize
 
-    def _size(self, plan: Plan) -> CutSize:
-        return cut_size(plan, self._working.itemsize)
+    # --- one block
 
-    def _fill(
-        self, out: NDArray, left: Prepared, right: Prepared, rectangles: list[Rectangle]
-    ) -> None:
-        def compute(part: Rectangle) -> None:
-            rows, columns = left.images[part.rows], right.images[part.columns]
-            if left.plan.form != Form.NONE:
-                rows, columns = rows.packed(), columns.packed()
-            out[part.rows, part.columns] = kernel_of_pairs(left.plan, rows, columns, self._tangent)
+    def _compute(self, left: HostRows, right: HostRows, upper: bool) -> NDArray:
+        if not len(left) or not len(right):
+            return np.empty((len(left), len(right)), self._working)
+        fill = self._fill_pixels if left.plan.spatial else self._fill_chain
+        columns = -(-len(right) // self._library.lanes) * self._library.lanes
+        out = aligned(len(left) * columns * self._working.itemsize)
+        block = out.view(self._working)[: len(left) * columns].reshape(len(left), columns)
+        fill(block, left, right, upper)
+        return block[:, : len(right)]
 
-        with self._blas.limit(limits=1, user_api="blas"):
-            for_each(compute, rectangles, self.threads)
+    def _fill_pixels(self, block: NDArray, left: HostRows, right: HostRows, upper: bool) -> None:
+        bound, lanes = self._bound(left.plan, 1), self._library.lanes
+        space = bound.program.workspace_bytes(lanes, self._working.itemsize, self._tangent)
+        x, factors = right.right
+
+        def compute(task: tuple[int, slice]) -> None:
+            vector, rows = task
+            out = block[rows, vector * lanes : (vector + 1) * lanes]
+            self._library.pairs(
+                bound,
+                self._tangent,
+                (left.x[rows], left.factors[rows]),
+                (x[vector], factors[vector]),
+                self._workspace(space),
+                out,
+            )
+
+        for_each(compute, self._tasks(len(left), len(x), upper), self.threads)
+
+    def _tasks(self, rows: int, vectors: int, upper: bool) -> list[tuple[int, slice]]:
+        """Cut a block into vectors of right rows and runs of left rows, the longest first."""
+        wanted = TASKS_PER_THREAD * self.threads
+        runs = max(1, -(-wanted // vectors)) if self.threads > 1 else 1
+        tasks = []
+        for vector in reversed(range(vectors)):
+            end = min(rows, (vector + 1) * self._library.lanes) if upper else rows
+            length = max(1, -(-end // runs))
+            tasks += [
+                (vector, slice(start, min(start + length, end))) for start in range(0, end, length)
+            ]
+        return tasks
+
+    def _fill_chain(self, block: NDArray, left: HostRows, right: HostRows, upper: bool) -> None:
+        """Rows without pixels: one matrix product, then all layers on its entries."""
+        bound, lanes = self._bound(left.plan, CHAIN_VECTORS), self._library.lanes
+        space = bound.program.workspace_bytes(lanes, self._working.itemsize, self._tangent)
+        x, factors = right.right
+        with self._blas.limit(limits=self.threads, user_api="blas"):
+            np.matmul(left.x[:, :, 0], x[:, :, 0].T, out=block[:, : len(right)])
+        block[:, len(right) :] = 0.0
+        width = CHAIN_VECTORS * lanes
+
+        def compute(start: int) -> None:
+            rows = slice(start, start + CHAIN_ROWS)
+            work = self._workspace(space)
+            for first in range(start // width * width if upper else 0, block.shape[1], width):
+                part = slice(first, first + width)
+                self._library.chain(
+                    bound, self._tangent, left.factors[rows], factors[:, part], work,
+                    block[rows, part],
+                )  # fmt: skip
+
+        for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads)
+
+    # --- helpers
+
+    def _scaled(self, x: NDArray, plan: Plan) -> NDArray:
+        """Turn rows (rows, *input_shape) into (rows, channels, pixels) / sqrt(channels)."""
+        rows = checked_rows(x, self.dtype).reshape(len(x), plan.pixels, plan.channels)
+        with np.errstate(over="ignore"):
+            scaled = rows.astype(FLOAT64) / np.sqrt(plan.channels)
+            return np.ascontiguousarray(scaled.transpose(0, 2, 1), self._working)
+
+    def _make_bound(self, plan: Plan, width: int) -> Bound:
+        return Bound(make_program(plan, width))
+
+    def _workspace(self, size: int) -> NDArray:
+        """Return this thread's workspace of at least `size` bytes; kept for the next block."""
+        held = getattr(self._spaces, "held", None)
+        if held is None or held.nbytes < size:
+            self._spaces.held = None  # first let go of the smaller one
+            held = self._spaces.held = aligned(size)
+        return held
 
 
-def _crosses_zero(architecture: Architecture) -> bool:
-    """Tell whether the kernel is near 0 for unlike images, as with erf and gelu it is.
+def mirror(block: NDArray, size: int = 256) -> None:
+    """Copy what lies above the diagonal of a square block below it, by blocks that fit caches."""
+    for start in range(0, len(block), size):
+        here, rest = slice(start, start + size), slice(start + size, None)
+        block[rest, here] = block[here, rest].T
+        upper = np.triu(block[here, here])
+        block[here, here] = upper + np.triu(upper, 1).T
 
-    A float32 recursion would lose the relative accuracy of such entries; so it runs in float64.
-    """
-    return any(isinstance(layer, Erf | Gelu) for layer in all_layers(architecture.layers))
+
+ALIGNMENT = 64
+
+
+def aligned(size: int) -> NDArray:
+    """Allocate `size` bytes that begin at a multiple of the longest vector."""
+    whole = -(-size // ALIGNMENT) * ALIGNMENT
+    raw = np.empty(whole + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + whole]

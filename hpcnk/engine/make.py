@@ -7,18 +7,14 @@ from typing import TypeAlias
 import numpy as np
 
 from hpcnk.engine.host import HostEngine
+from hpcnk.engine.reference import ReferenceEngine
 from hpcnk.errors import BackendError, UsageError
 from hpcnk.kernels.spec import Architecture
 
-BACKENDS = ("auto", "cpu", "gpu")
+BACKENDS = ("auto", "cpu", "gpu", "reference")
 DTYPES = ("float32", "float64")
 
-Engine: TypeAlias = HostEngine
-
-REASONS = {
-    "auto": "NumPy; this version has no other",
-    "cpu": "NumPy, as asked for",
-}
+Engine: TypeAlias = HostEngine | ReferenceEngine
 
 
 def make_engine(
@@ -38,7 +34,7 @@ def make_engine(
     if name not in DTYPES:
         raise UsageError(f"dtype: expected float32 or float64, got {name!r}", "choose one of them")
     if backend not in BACKENDS:
-        raise UsageError(f"backend: expected auto, cpu or gpu, got {backend!r}", "use auto")
+        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}", "use auto")
     if backend == "gpu":
         raise BackendError(
             "backend gpu: this version computes kernels on the CPU only",
@@ -46,4 +42,7 @@ def make_engine(
         )
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}", "use 1 or more")
-    return HostEngine(architecture, kind, np.dtype(name), threads, REASONS[backend])
+    if backend == "reference":
+        return ReferenceEngine(architecture, kind, np.dtype(name), threads, "NumPy, as asked for")
+    reason = "as asked for" if backend == "cpu" else "no usable GPU here"
+    return HostEngine(architecture, kind, np.dtype(name), threads, reason)

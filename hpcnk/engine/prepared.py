@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.kernels.images import Images
-from hpcnk.kernels.plan import Plan
+from hpcnk.errors import DataError
+
+# A kernel is a sum of many entries, and a sum may overflow where its terms do not.
+HEADROOM = 1e-9
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Rows in the working dtype with all that is known of each alone.
+class Described:
+    """What is known of each row alone, computed once for all tiles.
 
-    `len` gives the rows; a slice such as `prepared[10:20]` takes some of them without copying.
+    `variances`: (rows, positions) in the engine's working dtype, S(x, x) at every pointwise layer
+    and pixel. `diagonal`: (rows,) float64, the exact K(x, x). The same for every back end.
     """
 
-    plan: Plan
-    images: Images
-
-    @property
-    def diagonal(self) -> NDArray:
-        """The exact K(x, x) of each row, float64."""
-        return self.images.diagonal
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in memory."""
-        arrays = (self.images.x, self.images.diagonal, *self.images.factors)
-        return sum(array.nbytes for array in arrays)
+    variances: NDArray
+    diagonal: NDArray
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.diagonal)
 
-    def __getitem__(self, rows: slice) -> Prepared:
-        return Prepared(self.plan, self.images[rows])
+    def __getitem__(self, rows: slice) -> Described:
+        return Described(self.variances[rows], self.diagonal[rows])
 
 
-def joined(parts: Sequence[Images], x: NDArray) -> Images:
-    """Put images described in parts back together; `x` holds the inputs of all."""
-    layers = zip(*(part.factors for part in parts), strict=True)
-    factors = tuple(np.concatenate(layer, axis=-1) for layer in layers)
-    return Images(x, factors, np.concatenate([part.diagonal for part in parts]))
+def checked(variances: NDArray, diagonal: NDArray, dtype: np.dtype) -> Described:
+    """Round to the working dtype. Raises DataError naming the first row whose kernel overflows."""
+    limit = float(np.finfo(dtype).max) * HEADROOM
+    with np.errstate(invalid="ignore"):
+        good = (np.abs(diagonal) < limit) & (variances < limit).all(axis=1)
+    if not good.all():
+        raise DataError(
+            f"row {int(np.flatnonzero(~good)[0])}: its kernel overflows {dtype}",
+            "scale the data down (normalise them), or use dtype: float64",
+        )
+    return Described(np.ascontiguousarray(variances, dtype), diagonal)

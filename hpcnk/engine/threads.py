@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
 from typing import TypeVar
 
 from hpcnk.errors import UsageError
@@ -18,14 +19,20 @@ def for_each(work: Callable[[Task], None], tasks: Iterable[Task], threads: int) 
         for task in tasks:
             work(task)
         return
-    with ThreadPoolExecutor(threads, thread_name_prefix="hpcnk") as pool:
-        running = [pool.submit(work, task) for task in tasks]
-        try:
-            for done in running:
-                done.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+    running = [_pool(threads).submit(work, task) for task in tasks]
+    try:
+        for done in running:
+            done.result()
+    finally:
+        for left in running:
+            left.cancel()
+        wait(running)
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Keep threads from call to call, and with them what they hold in thread-local memory."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="hpcnk")
 
 
 def default_threads() -> int:

@@ -14,8 +14,6 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.errors import DataError
-from hpcnk.kernels.images import Images
 from hpcnk.kernels.layers import Pointwise
 from hpcnk.kernels.nonlinearities import exact, factors
 from hpcnk.kernels.pairs import apply_pieces, flat
@@ -23,22 +21,23 @@ from hpcnk.kernels.plan import Form, Plan, Step
 from hpcnk.kernels.recursion import State, advance
 
 
-def describe_images(plan: Plan, x: NDArray, tangent: bool, first_row: int = 0) -> Images:
-    """Compute the factors and the diagonal for inputs (channels, pixels, rows) in working dtype.
+def describe_images(
+    plan: Plan, x: NDArray, tangent: bool, tiny: float
+) -> tuple[NDArray, NDArray]:
+    """Return the variances (rows, positions) and the exact kernel (rows,) of each image.
 
-    Raises DataError if a row's kernel overflows the working precision; `first_row` is the number
-    of the first row in the caller's data.
+    Float64 from inputs (channels, pixels, rows); relu takes a variance below `tiny` as 0. Positions
+    are the pixels of the first pointwise layer, then of the next, in the order of the recursion.
+    Values may overflow; the caller checks.
     """
-    wide = x.astype(np.float64)
-    rule = SelfRule(np.dtype(x.dtype))
+    rule = SelfRule(tiny)
     with np.errstate(over="ignore", invalid="ignore"):
-        state = State(_input_covariance(plan, wide), tangent=tangent)
+        state = State(_input_covariance(plan, x.astype(np.float64)), tangent=tangent)
         end = advance(plan.steps, state, rule)
-        result = end.t if tangent else end.s
-        assert result is not None, "a tangent kernel without trainable layers is refused earlier"
-        images = Images(x, tuple(rule.factors), result.reshape(-1))
-        _check_finite(images, first_row)
-    return images
+    result = end.t if tangent else end.s
+    assert result is not None, "a tangent kernel without trainable layers is refused earlier"
+    none = np.empty((0, x.shape[-1]))
+    return np.concatenate([none, *rule.variances]).T, result.reshape(-1)
 
 
 def _input_covariance(plan: Plan, x: NDArray) -> NDArray:
@@ -53,19 +52,19 @@ def _input_covariance(plan: Plan, x: NDArray) -> NDArray:
 
 @dataclass
 class SelfRule:
-    """Pointwise layers for images with themselves; gathers each layer's factors on the way."""
+    """Pointwise layers for images with themselves; gathers each layer's variances on the way."""
 
-    dtype: np.dtype
-    factors: list[NDArray] = field(default_factory=list)
+    tiny: float
+    variances: list[NDArray] = field(default_factory=list)
 
     def __call__(self, step: Step, state: State) -> State:
         """Apply the layer in place, equal pixels by the exact formula."""
         layer: Pointwise = step.layer  # type: ignore[assignment]
         q, t = _own(step, state.s), None if state.t is None else _own(step, state.t)
-        factor = factors(layer, q, float(np.finfo(self.dtype).tiny))
-        self.factors.append(factor.astype(self.dtype))
+        self.variances.append(q.copy())
         variance, tangent = exact(layer, q, t)
         if step.form == Form.FULL:
+            factor = factors(layer, q, self.tiny)
             left, right = factor[:, :, None, None, :], factor[:, None, :, None, :]
             apply_pieces(step, state, left, right)
         _set_own(step, state.s, variance)
@@ -90,16 +89,3 @@ def _set_own(step: Step, array: NDArray, values: NDArray) -> None:
         entries[pixels, pixels, 0] = values
     else:
         entries[...] = values.reshape(entries.shape)
-
-
-def _check_finite(images: Images, first_row: int) -> None:
-    diagonal = images.diagonal.astype(images.x.dtype)
-    bad = ~np.isfinite(diagonal)
-    for factor in images.factors:
-        bad |= ~np.isfinite(factor).all(axis=(0, 1))
-    if bad.any():
-        row = first_row + int(np.flatnonzero(bad)[0])
-        raise DataError(
-            f"row {row}: its kernel overflows {images.x.dtype}",
-            "scale the data down (normalise them), or use dtype: float64",
-        )

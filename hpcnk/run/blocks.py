@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
-from hpcnk.engine import Engine, Prepared
+from typing import Any
+
+from hpcnk.engine import Engine
 from hpcnk.errors import DataError
 from hpcnk.store import read_rows
 
@@ -19,11 +21,11 @@ class Blocks:
         self._engine, self._path, self._name = engine, path, name
         self._prepared = lru_cache(maxsize=KEPT)(self._prepare)
 
-    def at(self, rows: slice) -> Prepared:
+    def at(self, rows: slice) -> Any:
         """Return the prepared rows."""
         return self._prepared(rows.start, rows.stop)
 
-    def _prepare(self, start: int, stop: int) -> Prepared:
+    def _prepare(self, start: int, stop: int) -> Any:
         rows = read_rows(self._path, self._name, slice(start, stop))
         try:
             return self._engine.prepare(rows)

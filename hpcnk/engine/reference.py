@@ -1,0 +1,157 @@
+"""The reference engine: kernel blocks by the plain NumPy recursions, the twin of the compiled ones.
+
+Slow, and written for reading; used only where `backend: reference` asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
+from hpcnk.engine.inputs import checked_rows
+from hpcnk.engine.prepared import Described, checked
+from hpcnk.engine.precision import working_dtype
+from hpcnk.engine.threads import for_each
+from hpcnk.engine.workspace import row_bytes, workspace_bytes
+from hpcnk.errors import UsageError
+from hpcnk.kernels.images import Images, factors_of, scaled_input
+from hpcnk.kernels.pairs import kernel_of_pairs
+from hpcnk.kernels.plan import Form, Plan
+from hpcnk.kernels.spec import Architecture
+from hpcnk.kernels.variances import describe_images
+
+FLOAT64_BYTES = 8
+
+
+@dataclass(frozen=True)
+class ReferenceRows:
+    """Rows in the working dtype with all that is known of each alone; slices do not copy."""
+
+    plan: Plan
+    images: Images
+    described: Described
+
+    @property
+    def diagonal(self) -> NDArray:
+        """The exact K(x, x) of each row, float64."""
+        return self.described.diagonal
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory, those of `described` apart."""
+        return sum(array.nbytes for array in (self.images.x, *self.images.factors))
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, rows: slice) -> ReferenceRows:
+        return ReferenceRows(self.plan, self.images[rows], self.described[rows])
+
+
+class ReferenceEngine:
+    """Computes blocks of one architecture's kernel; the same bytes for any `threads`."""
+
+    backend = "reference"
+
+    def __init__(
+        self, architecture: Architecture, kind: str, dtype: np.dtype, threads: int, reason: str
+    ) -> None:
+        self.architecture = architecture
+        self.kind = kind
+        self.dtype = dtype
+        self.threads = threads
+        self.reason = reason
+        self._tangent = kind == "ntk"
+        self._working = working_dtype(architecture, dtype)
+        self._tiny = float(np.finfo(self._working).tiny)
+
+    @cached_property
+    def _blas(self) -> ThreadpoolController:
+        return ThreadpoolController()
+
+    def describe(self, x: NDArray) -> Described:
+        """Compute what is known of each row alone; x is (rows, *input_shape).
+
+        Raises ArchitectureError if the network cannot take such rows, DataError if a row holds a
+        value that is not finite or its kernel overflows the working precision.
+        """
+        plan = self.architecture.plan(x.shape[1:])
+        scaled = scaled_input(checked_rows(x, self.dtype), plan, self._working)
+        rows = cut_size(plan, FLOAT64_BYTES).columns
+        starts = range(0, max(1, len(x)), rows)
+        parts: dict[int, tuple[NDArray, NDArray]] = {}
+
+        def describe(first: int) -> None:
+            part = scaled[..., first : first + rows]
+            parts[first] = describe_images(plan, part, self._tangent, self._tiny)
+
+        with self._blas.limit(limits=1, user_api="blas"):
+            for_each(describe, starts, self.threads)
+        variances, diagonal = (
+            np.concatenate(arrays) for arrays in zip(*(parts[k] for k in starts), strict=True)
+        )
+        return checked(variances, diagonal, self._working)
+
+    def prepare(self, x: NDArray, described: Described | None = None) -> ReferenceRows:
+        """Make rows ready for blocks; x is (rows, *input_shape). Raises as `describe` does."""
+        plan = self.architecture.plan(x.shape[1:])
+        described = described or self.describe(x)
+        scaled = scaled_input(checked_rows(x, self.dtype), plan, self._working)
+        factors = factors_of(plan, described.variances, self._working, self._tiny)
+        return ReferenceRows(plan, Images(scaled, factors), described)
+
+    def block(self, left: ReferenceRows, right: ReferenceRows) -> NDArray:
+        """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
+        if left.plan != right.plan:
+            raise UsageError(
+                f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
+                "prepare both with the same engine, from rows of the same shape",
+            )
+        out = np.empty((len(left), len(right)), self.dtype)
+        self._fill(out, left, right, list(cut(len(left), len(right), self._size(left.plan))))
+        return out
+
+    def symmetric_block(self, prepared: ReferenceRows) -> NDArray:
+        """Kernel of the rows with themselves: exactly symmetric, with the exact diagonal.
+
+        Computes the pairs above the diagonal only.
+        """
+        count = len(prepared)
+        out = np.empty((count, count), self.dtype)
+        self._fill(out, prepared, prepared, list(cut_upper(count, self._size(prepared.plan))))
+        for row in range(count):
+            out[row + 1 :, row] = out[row, row + 1 :]
+            out[row, row] = prepared.diagonal[row]
+        return out
+
+    def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:
+        """Bound the temporaries of all threads in `describe` and `block`, in bytes."""
+        plan = self.architecture.plan(input_shape)
+        pair = workspace_bytes(plan, self._size(plan), self._working.itemsize, self._tangent)
+        own = CutSize(1, cut_size(plan, FLOAT64_BYTES).columns)
+        most = max(pair, workspace_bytes(plan, own, FLOAT64_BYTES, self._tangent))
+        return most * self.threads
+
+    def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
+        """Bound the bytes that one prepared row keeps in memory."""
+        return row_bytes(self.architecture.plan(input_shape), self._working.itemsize)
+
+    def _size(self, plan: Plan) -> CutSize:
+        return cut_size(plan, self._working.itemsize)
+
+    def _fill(
+        self, out: NDArray, left: ReferenceRows, right: ReferenceRows, parts: list[Rectangle]
+    ) -> None:
+        def compute(part: Rectangle) -> None:
+            rows, columns = left.images[part.rows], right.images[part.columns]
+            if left.plan.form != Form.NONE:
+                rows, columns = rows.packed(), columns.packed()
+            out[part.rows, part.columns] = kernel_of_pairs(left.plan, rows, columns, self._tangent)
+
+        with self._blas.limit(limits=1, user_api="blas"):
+            for_each(compute, parts, self.threads)
