@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpcnk.engine.tables import NOTHING, Operation, Stage
+from hpcnk.engine.tables import END_POOL, NOTHING, Operation, Stage
+
+POOLED_ROWS = 2  # that source/stage.hpp pools at a time
 
 
 def rows_in_flight(stage: Stage, operations: Sequence[Operation]) -> list[int]:
@@ -23,6 +25,8 @@ def rows_in_flight(stage: Stage, operations: Sequence[Operation]) -> list[int]:
             if op.plus != NOTHING:
                 _note(most, op.plus, made, next_row)
         before = made
+    if stage.end == END_POOL:
+        most[-1] = max(most[-1], POOLED_ROWS)
     return [1 << (rows - 1).bit_length() for rows in most]
 
 

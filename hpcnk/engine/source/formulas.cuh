@@ -66,19 +66,24 @@ template <> struct Coefficients<double> {
     }
 };
 
-// arccos(1 - w) / (2 pi sqrt(w)) and (sin b - b cos b) / (2 pi w sqrt(w)) with cos b = 1 - w.
-template <class T, class V> HPCNK_INLINE V angle_over_root(V w) {
-    V sum = splat<V>(Coefficients<T>::angle(Coefficients<T>::ANGLE - 1));
+// Sum of coefficient(k) w^k, even and odd powers apart: half the latency of Horner's rule, and the
+// square of w, which several polynomials share, is the only operation more.
+template <int COUNT, class V, class C> HPCNK_INLINE V polynomial(V w, V square, C coefficient) {
+    V high = splat<V>(coefficient(COUNT - 1)), low = splat<V>(coefficient(COUNT - 2));
     HPCNK_UNROLL
-    for (int k = Coefficients<T>::ANGLE - 2; k >= 0; --k) sum = sum * w + Coefficients<T>::angle(k);
-    return sum;
+    for (int k = COUNT - 3; k >= 0; k -= 2) {
+        high = high * square + coefficient(k);
+        if (k > 0) low = low * square + coefficient(k - 1);
+    }
+    return COUNT % 2 ? low * w + high : high * w + low;
 }
 
-template <class T, class V> HPCNK_INLINE V gap_over_root(V w) {
-    V sum = splat<V>(Coefficients<T>::gap(Coefficients<T>::GAP - 1));
-    HPCNK_UNROLL
-    for (int k = Coefficients<T>::GAP - 2; k >= 0; --k) sum = sum * w + Coefficients<T>::gap(k);
-    return sum;
+// arccos(1 - w) / (2 pi sqrt(w)) and (sin b - b cos b) / (2 pi w sqrt(w)) with cos b = 1 - w.
+template <class T, class V> HPCNK_INLINE V angle_over_root(V w, V square) {
+    return polynomial<Coefficients<T>::ANGLE>(w, square, Coefficients<T>::angle);
+}
+template <class T, class V> HPCNK_INLINE V gap_over_root(V w, V square) {
+    return polynomial<Coefficients<T>::GAP>(w, square, Coefficients<T>::gap);
 }
 
 // S' = sqrt(q q') (sin a + (pi - a) cos a) / 2 pi and T' = T (pi - a) / 2 pi, cos a = S / sqrt(q q').
@@ -89,12 +94,12 @@ template <bool TANGENT, class T, class V>
 HPCNK_INLINE void relu(V& s, V& t, const V* left, const V* right) {
     const V zero = splat<V>(T(0)), half = splat<V>(T(0.5));
     const V w = maximum(splat<V>(T(1)) - absolute(s) * (left[0] * right[0]), zero);
-    const V root = square_root(w);
+    const V root = square_root(w), square = w * w;
     if (TANGENT) {
-        const V turn = root * angle_over_root<T>(w);
+        const V turn = root * angle_over_root<T>(w, square);
         t = t * (s < zero ? turn : half - turn);
     }
-    s = (left[1] * right[1]) * (w * root) * gap_over_root<T>(w) + half * maximum(s, zero);
+    s = (left[1] * right[1]) * (w * root) * gap_over_root<T>(w, square) + half * maximum(s, zero);
 }
 
 // arcsin(x), |x| <= 1, with full relative accuracy at 0.
@@ -103,9 +108,7 @@ template <class V> HPCNK_INLINE V arcsine(V x) {
     const V h = absolute(x), half = splat<V>(0.5);
     const V far = (splat<V>(1.0) - h) * half;  // arcsin h = pi / 2 - 2 arcsin sqrt((1 - h) / 2)
     const V z = h > half ? far : h * h;
-    V sum = splat<V>(C::arcsine(C::ARCSINE - 1));
-    HPCNK_UNROLL
-    for (int k = C::ARCSINE - 2; k >= 0; --k) sum = sum * z + C::arcsine(k);
+    const V sum = polynomial<C::ARCSINE>(z, z * z, C::arcsine);
     const V root = square_root(far);
     const V value = h > half ? splat<V>(PI / 2) - (root + root) * sum : h * sum;
     return x < splat<V>(0.0) ? -value : value;

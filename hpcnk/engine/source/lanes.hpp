@@ -28,8 +28,19 @@ template <class T> struct Lanes {
 using Floats = Lanes<float>::Vector;
 using Doubles = Lanes<double>::Vector;
 
-template <class V> HPCNK_INLINE V splat(float x) { return V{} + x; }
-template <class V> HPCNK_INLINE V splat(double x) { return V{} + x; }
+// A number in all lanes.
+template <class V> HPCNK_INLINE V splat(float x);
+template <class V> HPCNK_INLINE V splat(double x);
+#if defined(__AVX512F__)
+template <> HPCNK_INLINE Floats splat(float x) { return (Floats)_mm512_set1_ps(x); }
+template <> HPCNK_INLINE Doubles splat(double x) { return (Doubles)_mm512_set1_pd(x); }
+#elif defined(__AVX__)
+template <> HPCNK_INLINE Floats splat(float x) { return (Floats)_mm256_set1_ps(x); }
+template <> HPCNK_INLINE Doubles splat(double x) { return (Doubles)_mm256_set1_pd(x); }
+#else
+template <> HPCNK_INLINE Floats splat(float x) { return Floats{} + x; }
+template <> HPCNK_INLINE Doubles splat(double x) { return Doubles{} + x; }
+#endif
 
 template <class T> HPCNK_INLINE typename Lanes<T>::Vector load(const T* p) {
     return *reinterpret_cast<const typename Lanes<T>::Anywhere*>(p);
@@ -37,9 +48,6 @@ template <class T> HPCNK_INLINE typename Lanes<T>::Vector load(const T* p) {
 template <class T> HPCNK_INLINE void store(T* p, typename Lanes<T>::Vector v) {
     *reinterpret_cast<typename Lanes<T>::Anywhere*>(p) = v;
 }
-
-template <class V> HPCNK_INLINE V maximum(V a, V b) { return a > b ? a : b; }
-template <class V> HPCNK_INLINE V minimum(V a, V b) { return a < b ? a : b; }
 
 HPCNK_INLINE Floats absolute(Floats a) {
     typedef int32_t Bits __attribute__((vector_size(VECTOR_BYTES)));
@@ -51,17 +59,41 @@ HPCNK_INLINE Doubles absolute(Doubles a) {
 }
 
 #if defined(__AVX512F__)
-HPCNK_INLINE Floats square_root(Floats a) { return (Floats)_mm512_sqrt_ps((__m512)a); }
-HPCNK_INLINE Doubles square_root(Doubles a) { return (Doubles)_mm512_sqrt_pd((__m512d)a); }
+#define HPCNK_NATIVE(name, operation)                                                            \
+    HPCNK_INLINE Floats name(Floats a) { return (Floats)_mm512_##operation##_ps((__m512)a); }    \
+    HPCNK_INLINE Doubles name(Doubles a) { return (Doubles)_mm512_##operation##_pd((__m512d)a); }
+#define HPCNK_NATIVE2(name, operation)                                                           \
+    HPCNK_INLINE Floats name(Floats a, Floats b) {                                               \
+        return (Floats)_mm512_##operation##_ps((__m512)a, (__m512)b);                            \
+    }                                                                                            \
+    HPCNK_INLINE Doubles name(Doubles a, Doubles b) {                                            \
+        return (Doubles)_mm512_##operation##_pd((__m512d)a, (__m512d)b);                         \
+    }
 #elif defined(__AVX__)
-HPCNK_INLINE Floats square_root(Floats a) { return (Floats)_mm256_sqrt_ps((__m256)a); }
-HPCNK_INLINE Doubles square_root(Doubles a) { return (Doubles)_mm256_sqrt_pd((__m256d)a); }
+#define HPCNK_NATIVE(name, operation)                                                            \
+    HPCNK_INLINE Floats name(Floats a) { return (Floats)_mm256_##operation##_ps((__m256)a); }    \
+    HPCNK_INLINE Doubles name(Doubles a) { return (Doubles)_mm256_##operation##_pd((__m256d)a); }
+#define HPCNK_NATIVE2(name, operation)                                                           \
+    HPCNK_INLINE Floats name(Floats a, Floats b) {                                               \
+        return (Floats)_mm256_##operation##_ps((__m256)a, (__m256)b);                            \
+    }                                                                                            \
+    HPCNK_INLINE Doubles name(Doubles a, Doubles b) {                                            \
+        return (Doubles)_mm256_##operation##_pd((__m256d)a, (__m256d)b);                         \
+    }
+#endif
+
+#if defined(__AVX__)
+HPCNK_NATIVE(square_root, sqrt)
+HPCNK_NATIVE2(maximum, max)
+HPCNK_NATIVE2(minimum, min)
 #else
 template <class V> HPCNK_INLINE V square_root(V a) {
     V root;
     for (size_t k = 0; k < sizeof(V) / sizeof(a[0]); ++k) root[k] = std::sqrt(a[k]);
     return root;
 }
+template <class V> HPCNK_INLINE V maximum(V a, V b) { return a > b ? a : b; }
+template <class V> HPCNK_INLINE V minimum(V a, V b) { return a < b ? a : b; }
 #endif
 
 }  // namespace hpcnk

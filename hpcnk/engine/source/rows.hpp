@@ -13,19 +13,19 @@ namespace hpcnk {
 // entries (fully connected layers), or a row of its own for every lane (rows with themselves).
 struct OneRow {
     static constexpr bool OWN = false;
-    template <class T> static HPCNK_INLINE auto at(const T* p, int x) {
+    template <class T> static HPCNK_INLINE auto at(const T* p, long x) {
         return splat<typename Lanes<T>::Vector>(p[x]);
     }
 };
 struct OneNumber {
     static constexpr bool OWN = false;
-    template <class T> static HPCNK_INLINE auto at(const T* p, int) {
+    template <class T> static HPCNK_INLINE auto at(const T* p, long) {
         return splat<typename Lanes<T>::Vector>(p[0]);
     }
 };
 struct OwnRow {
     static constexpr bool OWN = true;
-    template <class T> static HPCNK_INLINE auto at(const T* p, int x) {
+    template <class T> static HPCNK_INLINE auto at(const T* p, long x) {
         return load(p + x * Lanes<T>::count);
     }
 };
@@ -38,13 +38,6 @@ struct Span {
 template <class T> struct Factors {
     const T* left[MAX_FACTORS];
     const T* right[MAX_FACTORS];
-
-    template <class Left, int COUNT, class V> HPCNK_INLINE void at(int x, V* l, V* r) const {
-        for (int k = 0; k < COUNT; ++k) {
-            l[k] = Left::at(left[k], x);
-            r[k] = load(right[k] + x * Lanes<T>::count);
-        }
-    }
 };
 
 // Inputs of a row of outputs: the filter's rows (those outside of the plane left out).
@@ -63,22 +56,25 @@ void conv3_relu(const Operation& op, const Inputs<T>& in, const Factors<T>& fact
     using V = typename Lanes<T>::Vector;
     const V zero = splat<V>(T(0)), weight = splat<V>(T(op.weight)), bias = splat<V>(T(op.bias));
     const T *a = in.rows[0], *b = in.rows[ROWS > 1 ? 1 : 0], *c = in.rows[ROWS > 2 ? 2 : 0];
-    auto column = [&](int p) HPCNK_LAMBDA {
+    const T *left0 = factors.left[0], *left1 = factors.left[1];
+    const T *right0 = factors.right[0], *right1 = factors.right[1];
+    const long begin = in.x.begin, end = in.x.end;
+    auto column = [&](long p) HPCNK_LAMBDA {
         V sum = load(a + p);
         if (ROWS > 1) sum += load(b + p);
         if (ROWS > 2) sum += load(c + p);
         return sum;
     };
-    V s0 = zero, s1 = column(in.x.begin * STRIDE), s2 = zero, t0 = zero, t1 = zero, t2 = zero;
-    if (INPUT_TANGENT) t1 = column(in.x.begin * STRIDE + N);
-    for (int x = in.x.begin; x < in.x.end; ++x) {
-        const bool more = x + 1 < in.x.end;
+    V s0 = zero, s1 = column(begin * STRIDE), s2 = zero, t0 = zero, t1 = zero, t2 = zero;
+    if (INPUT_TANGENT) t1 = column(begin * STRIDE + N);
+    for (long x = begin; x < end; ++x) {
+        const bool more = x + 1 < end;
         s2 = more ? column((x + 1) * STRIDE) : zero;
         if (INPUT_TANGENT) t2 = more ? column((x + 1) * STRIDE + N) : zero;
         V s = (s0 + s1 + s2) * weight + bias;
         V t = INPUT_TANGENT ? (t0 + t1 + t2) * weight + s : s;
-        V left[2], right[2];
-        factors.template at<Left, 2>(x, left, right);
+        const V left[2] = {Left::at(left0, x), Left::at(left1, x)};
+        const V right[2] = {load(right0 + x * N), load(right1 + x * N)};
         relu<TANGENT, T>(s, t, left, right);
         store(out + x * STRIDE, s);
         if (TANGENT) store(out + x * STRIDE + N, t);
@@ -122,7 +118,10 @@ void any_row(const Operation& op, const Inputs<T>& in, Span outputs, const Facto
         }
         if constexpr (COUNT > 0) {
             V left[COUNT], right[COUNT];
-            factors.template at<Left, COUNT>(x, left, right);
+            for (int k = 0; k < COUNT; ++k) {
+                left[k] = Left::at(factors.left[k], x);
+                right[k] = load(factors.right[k] + x * N);
+            }
             apply<POINT, TANGENT, T>(s, t, left, right);
         }
         store(out + x * STRIDE, s);

@@ -121,20 +121,29 @@ template <class T, bool TANGENT, class Left> class Network {
         found_equal_ = false;
         const Tensor& target = tensors_[stage.target];
         std::memset(entry(stage.target, 0), 0, entries(target) * STRIDE * sizeof(T));
-        if (Left::OWN) offset_row(0, 0);
-        for (int dy = -stage.reach_y; dy <= stage.reach_y; ++dy) offset_row(dy, stage.reach_x);
+        if (Left::OWN) offsets(0, 0, 0);
+        // Bands of as many dy as a pool joins: their planes go to the same pooled planes, one dx
+        // after the other, while those are in the cache.
+        const int band = stage.end == END_POOL ? stage.window_y : 1;
+        for (int dy = -stage.reach_y; dy <= stage.reach_y;) {
+            const int next = dy + band - wrap(dy % band, band);
+            offsets(dy, next - 1 < stage.reach_y ? next - 1 : stage.reach_y, stage.reach_x);
+            dy = next;
+        }
     }
 
-    // Offsets (dy, -reach) to (dy, reach). Means are summed plane by plane, row of offsets by row
-    // of offsets: short sums keep float32 exact.
-    void offset_row(int dy, int reach) {
+    // Offsets dy from `first` to `last`, dx from -reach to reach. Means are summed plane by plane,
+    // band by band: short sums keep float32 exact.
+    void offsets(int first, int last, int reach) {
         V mean[2] = {};
         for (int dx = -reach; dx <= reach; ++dx) {
-            const bool equal = Left::OWN && dy == 0 && dx == 0;
-            if (equal && found_equal_) continue;
-            exact_ = equal;
-            plane(dy, dx, mean);
-            found_equal_ |= equal;
+            for (int dy = first; dy <= last; ++dy) {
+                const bool equal = Left::OWN && dy == 0 && dx == 0;
+                if (equal && found_equal_) continue;
+                exact_ = equal;
+                plane(dy, dx, mean);
+                found_equal_ |= equal;
+            }
         }
         if (stage_->end == END_MEAN) add_mean(mean);
     }
@@ -152,9 +161,11 @@ template <class T, bool TANGENT, class Left> class Network {
         V sum[2] = {};
         if (stage_->end == END_POOL) aim(dx);
         for (int y = y_[last].begin; y < y_[last].end; ++y) {
-            need(last, y);
+            const bool two = stage_->end == END_POOL && same_window(dy, y);
+            need(last, y + two);
             const T* values = row(last, y);
-            if (stage_->end == END_POOL) pool(values, dy, y);
+            if (two) pool<2>(values, row(last, ++y), dy, y);
+            else if (stage_->end == END_POOL) pool<1>(values, values, dy, y);
             else if (stage_->end == END_TENSOR) keep(values, dy, dx, y);
             else add_row(values, x_[last], sum);
         }
@@ -195,29 +206,38 @@ template <class T, bool TANGENT, class Left> class Network {
         }
     }
 
-    void pool(const T* values, int dy, int y) {
+    // Whether rows y and y + 1 go to the same pooled entries.
+    bool same_window(int dy, int y) const {
+        const int window = stage_->window_y;
+        return y + 1 < y_[stage_->operations].end && (y + 1) % window && (y + 1 + dy) % window;
+    }
+
+    // Add one or two rows to the pooled entries; what goes to the same one is summed before.
+    template <int ROWS> void pool(const T* values, const T* more, int dy, int y) {
         const Stage& s = *stage_;
-        const int left = y / s.window_y, right = (y + dy) / s.window_y;
         const Tensor& t = tensors_[s.target];
-        const int offset = right - left;
+        const int left = y / s.window_y, right = (y + dy) / s.window_y, offset = right - left;
         if (left >= s.target_height || right >= s.target_height) return;
         if (offset < -t.reach_y || offset > t.reach_y) return;
         const long long plane = (long long)wrap(offset, t.planes_y) * t.planes_x;
         T* base = entry(s.target, (plane * s.target_height + left) * s.target_width);
-        const Span x = x_[s.operations];
-        for (int k = x.begin; k < x.end; ++k) {
+        const bool tangent = TANGENT && s.last_tangent;
+        auto value = [&](long p) HPCNK_LAMBDA {
+            return ROWS == 2 ? load(values + p) + load(more + p) : load(values + p);
+        };
+        const long end = x_[s.operations].end;
+        for (long k = x_[s.operations].begin; k < end; ++k) {
             const int target = targets_[k];
-            V sum_s = load(values + k * STRIDE), sum_t = sum_s;
-            if (TANGENT) sum_t = load(values + k * STRIDE + N);
-            while (k + 1 < x.end && targets_[k + 1] == target) {
+            V sum_s = value(k * STRIDE), sum_t = tangent ? value(k * STRIDE + N) : sum_s;
+            while (k + 1 < end && targets_[k + 1] == target) {
                 ++k;
-                sum_s += load(values + k * STRIDE);
-                if (TANGENT) sum_t += load(values + k * STRIDE + N);
+                sum_s += value(k * STRIDE);
+                if (tangent) sum_t += value(k * STRIDE + N);
             }
             if (target < 0) continue;
             T* to = base + (long long)target * STRIDE;
             store(to, load(to) + sum_s);
-            if (TANGENT && s.last_tangent) store(to + N, load(to + N) + sum_t);
+            if (tangent) store(to + N, load(to + N) + sum_t);
         }
     }
 
@@ -272,15 +292,26 @@ template <class T, bool TANGENT, class Left> class Network {
 
     // S0: scalar products of the pixels' channels.
     void products(int y) {
+        const int channels = program_.channels;
+        if (channels == 3) products<3>(y, channels);
+        else if (channels == 1) products<1>(y, channels);
+        else products<0>(y, channels);
+    }
+
+    template <int CHANNELS> void products(int y, int channels) {
         const Stage& s = *stage_;
-        const int left = y * s.width, right = (y + dy_[0]) * s.width + dx_[0];
-        const long long pixels = program_.pixels;
+        const long pixels = program_.pixels;
+        const long left = (long)y * s.width, right = (long)(y + dy_[0]) * s.width + dx_[0];
+        const T* l = pair_.left_x + left * (Left::OWN ? N : 1);
+        const T* r = pair_.right_x + right * N;
         T* out = row(0, y);
-        for (int x = x_[0].begin; x < x_[0].end; ++x) {
+        const long end = x_[0].end;
+        for (long x = x_[0].begin; x < end; ++x) {
             V sum = splat<V>(T(0));
-            for (int c = 0; c < program_.channels; ++c)
-                sum += Left::at(pair_.left_x + (c * pixels + left) * (Left::OWN ? N : 1), x)
-                    * load(pair_.right_x + (c * pixels + right + x) * N);
+            HPCNK_UNROLL
+            for (long c = 0; c < (CHANNELS ? CHANNELS : channels); ++c)
+                sum += Left::at(l + c * pixels * (Left::OWN ? N : 1), x)
+                    * load(r + (c * pixels + x) * N);
             store(out + x * STRIDE, sum);
         }
     }
