@@ -58,6 +58,15 @@ mpirun_of() {
     if [ -x "$1/bin/mpirun" ]; then echo "$PWD/$1/bin/mpirun"; else command -v mpirun; fi
 }
 
+# has_compiler: something for the CPU engine's first use; the same search as hpcnk/engine/build.py
+has_compiler() {
+    local name
+    for name in ${CXX:-} c++ g++ clang++; do
+        if command -v "$name" >/dev/null; then return 0; fi
+    done
+    return 1
+}
+
 # make_wheel_environment: .venv from wheels alone, once
 make_wheel_environment() {
     local made_from
@@ -70,6 +79,10 @@ make_wheel_environment() {
         say "no working MPI on this machine: installing MPICH as a wheel"
         .venv/bin/python -m pip install $PIP_OPTIONS --editable '.[mpi]'
         mpi_works .venv || die "MPICH's wheel does not work here; .venv/bin/hpcnk doctor may tell why"
+    fi
+    if ! has_compiler; then
+        say "no C++ compiler on this machine: installing one as a wheel (ziglang, 100 MB to fetch)"
+        .venv/bin/python -m pip install $PIP_OPTIONS --editable '.[compiler]'
     fi
     echo "$made_from" > .venv/.ready
 }

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/environment.sh
 
-PACKAGES="openmpi-bin libopenmpi-dev libhdf5-openmpi-dev gcc pkg-config"
+PACKAGES="openmpi-bin libopenmpi-dev libhdf5-openmpi-dev g++ pkg-config"
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 

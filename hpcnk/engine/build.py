@@ -72,7 +72,7 @@ def _build(compiler: list[str], path: Path) -> None:
     """Compile into a file of our own and rename it: nobody ever sees half a library."""
     handle, temporary = tempfile.mkstemp(".so", "building-", path.parent)
     os.close(handle)
-    command = [*compiler, *FLAGS, str(SOURCE / "host.cpp"), "-o", temporary]
+    command = [*compiler, *_flags(), str(SOURCE / "host.cpp"), "-o", temporary]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
@@ -87,9 +87,14 @@ def _key(compiler: list[str]) -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCE.iterdir()):
         digest.update(source.name.encode() + source.read_bytes())
-    for text in (*FLAGS, _version(compiler), _processor()):
+    for text in (*_flags(), _version(compiler), _processor()):
         digest.update(text.encode())
     return digest.hexdigest()[:20]
+
+
+def _flags() -> list[str]:
+    """Give the flags; HPCNK_CXXFLAGS comes last and so wins, e.g. -march=x86-64-v3."""
+    return [*FLAGS, *shlex.split(os.environ.get("HPCNK_CXXFLAGS", ""))]
 
 
 def _version(compiler: list[str]) -> str:

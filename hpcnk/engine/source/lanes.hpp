@@ -6,6 +6,8 @@
 #include <cstdint>
 #if defined(__AVX__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #define HPCNK_INLINE inline __attribute__((always_inline))
@@ -16,8 +18,10 @@ namespace hpcnk {
 
 #if defined(__AVX512F__)
 constexpr int VECTOR_BYTES = 64;
-#else
+#elif defined(__AVX__)
 constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;  // SSE2, NEON
 #endif
 
 template <class T> struct Lanes {
@@ -87,13 +91,17 @@ HPCNK_NATIVE(square_root, sqrt)
 HPCNK_NATIVE2(maximum, max)
 HPCNK_NATIVE2(minimum, min)
 #else
-template <class V> HPCNK_INLINE V square_root(V a) {
-    V root;
-    for (size_t k = 0; k < sizeof(V) / sizeof(a[0]); ++k) root[k] = std::sqrt(a[k]);
-    return root;
-}
 template <class V> HPCNK_INLINE V maximum(V a, V b) { return a > b ? a : b; }
 template <class V> HPCNK_INLINE V minimum(V a, V b) { return a < b ? a : b; }
+#if defined(__aarch64__)
+HPCNK_INLINE Floats square_root(Floats a) { return (Floats)vsqrtq_f32((float32x4_t)a); }
+HPCNK_INLINE Doubles square_root(Doubles a) { return (Doubles)vsqrtq_f64((float64x2_t)a); }
+#else
+template <class V> HPCNK_INLINE V square_root(V a) {
+    for (size_t k = 0; k < sizeof(V) / sizeof(a[0]); ++k) a[k] = std::sqrt(a[k]);
+    return a;
+}
+#endif
 #endif
 
 }  // namespace hpcnk

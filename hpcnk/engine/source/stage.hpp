@@ -164,7 +164,7 @@ template <class T, bool TANGENT, class Left> class Network {
             const bool two = stage_->end == END_POOL && same_window(dy, y);
             need(last, y + two);
             const T* values = row(last, y);
-            if (two) pool<2>(values, row(last, ++y), dy, y);
+            if (two) pool<2>(values, row(last, y + 1), dy, y), ++y;
             else if (stage_->end == END_POOL) pool<1>(values, values, dy, y);
             else if (stage_->end == END_TENSOR) keep(values, dy, dx, y);
             else add_row(values, x_[last], sum);
