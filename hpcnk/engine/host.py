@@ -28,7 +28,7 @@ from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
 
 CHAIN_VECTORS = 64  # of a network without pixels, at a time: its few buffers fill the first cache
-CHAIN_ROWS = 64
+CHAIN_ROWS = 256
 TASKS_PER_THREAD = 4  # so that threads end at about the same time
 FLOAT64 = np.dtype(np.float64)
 
@@ -234,26 +234,29 @@ class HostEngine:
         return tasks
 
     def _fill_chain(self, block: NDArray, left: HostRows, right: HostRows, upper: bool) -> None:
-        """Rows without pixels: one matrix product, then all layers on its entries."""
+        """Rows without pixels: a matrix product, then all layers on its entries.
+
+        By fixed runs of rows, each with one BLAS thread, so the bytes do not depend on the threads.
+        """
         bound, lanes = self._bound(left.plan, CHAIN_VECTORS), self._library.lanes
         space = bound.program.workspace_bytes(lanes, self._working.itemsize, self._tangent)
         x, factors = right.right
-        with self._blas.limit(limits=self.threads, user_api="blas"):
-            np.matmul(left.x[:, :, 0], x[:, :, 0].T, out=block[:, : len(right)])
-        block[:, len(right) :] = 0.0
         width = CHAIN_VECTORS * lanes
+        block[:, len(right) :] = 0.0
 
         def compute(start: int) -> None:
-            rows = slice(start, start + CHAIN_ROWS)
-            work = self._workspace(space)
-            for first in range(start // width * width if upper else 0, block.shape[1], width):
-                part = slice(first, first + width)
+            rows, first = slice(start, start + CHAIN_ROWS), start // width * width if upper else 0
+            products = block[rows, first : len(right)]
+            np.matmul(left.x[rows, :, 0], x[first:, :, 0].T, out=products)
+            for column in range(first, block.shape[1], width):
+                part = slice(column, column + width)
                 self._library.chain(
-                    bound, self._tangent, left.factors[rows], factors[:, part], work,
-                    block[rows, part],
+                    bound, self._tangent, left.factors[rows], factors[:, part],
+                    self._workspace(space), block[rows, part],
                 )  # fmt: skip
 
-        for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads)
+        with self._blas.limit(limits=1, user_api="blas"):
+            for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads)
 
     # --- helpers
 
