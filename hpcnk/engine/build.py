@@ -77,7 +77,9 @@ def _build(compiler: list[str], path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             said = "\n".join(done.stderr.splitlines()[:20])
-            raise BackendError(f"the CPU engine did not compile: {shlex.join(command)}\n{said}", ADVICE)
+            raise BackendError(
+                f"the CPU engine did not compile: {shlex.join(command)}\n{said}", ADVICE
+            )
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -112,7 +114,15 @@ def _processor() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    names = ("model name", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
+    names = (
+        "model name",
+        "cpu family",
+        "model",
+        "flags",
+        "Features",
+        "CPU implementer",
+        "CPU part",
+    )
     first = text.split("\n\n")[0].splitlines()
     return "\n".join(line for line in first if line.split(":")[0].strip() in names)
 

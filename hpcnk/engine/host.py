@@ -8,7 +8,6 @@ the lane, the cut or the thread that computed it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from threading import local
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 from hpcnk.engine.inputs import checked_rows
-from hpcnk.engine.library import Bound, HostLibrary, host_library
+from hpcnk.engine.library import Bound, host_library
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.prepared import Described, checked
 from hpcnk.engine.program import make_program
@@ -132,9 +131,7 @@ class HostEngine:
         def describe(group: int) -> None:
             work = self._workspace(space + factors * FLOAT64.itemsize).view(FLOAT64)
             found = (work[:factors], variances[group], kernel[group])
-            self._wide.own(
-                bound, self._tangent, groups[group], self._tiny, work[factors:], found
-            )
+            self._wide.own(bound, self._tangent, groups[group], self._tiny, work[factors:], found)
 
         for_each(describe, range(len(groups)), self.threads)
         by_row = variances.transpose(0, 2, 1).reshape(-1, bound.program.variances)
@@ -183,11 +180,12 @@ class HostEngine:
         return self.threads * (max(own, pairs) + ALIGNMENT)
 
     def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
-        """Bound the bytes that one prepared row keeps in memory: as a left row and as a right one."""
+        """Bound the bytes that one prepared row keeps in memory, for both sides of a block."""
         plan = self.architecture.plan(input_shape)
         program = make_program(plan)
-        numbers = plan.channels * plan.pixels + program.factors
-        return self._working.itemsize * (2 * numbers + program.variances) + FLOAT64.itemsize
+        inputs = plan.channels * plan.pixels * (2 if plan.spatial else 1)
+        numbers = inputs + 2 * program.factors + program.variances
+        return self._working.itemsize * numbers + FLOAT64.itemsize
 
     # --- one block
 

@@ -100,9 +100,7 @@ class HostLibrary:
         found: tuple[NDArray, NDArray, NDArray],
     ) -> None:
         """Find factors, variances and the exact kernel of a vector of rows with themselves."""
-        self._own(
-            bound.address, tangent, _data(x), tiny, _data(workspace), *map(_data, found)
-        )
+        self._own(bound.address, tangent, _data(x), tiny, _data(workspace), *map(_data, found))
 
 
 @cache
@@ -111,7 +109,7 @@ def host_library(dtype: str) -> HostLibrary:
     return HostLibrary(built_library(), np.dtype(dtype))
 
 
-_ARGUMENTS = {
+_ARGUMENTS: dict[str, list[Any]] = {
     "pairs": [c_void_p, c_int, c_void_p, c_void_p, c_int, *[c_void_p] * 4, c_longlong],
     "chain": [c_void_p, c_int, c_void_p, c_int, c_void_p, c_longlong, c_int, c_void_p, c_void_p,
               c_longlong],
@@ -128,7 +126,7 @@ def _function(library: ctypes.CDLL, name: str, result: Any = None) -> Any:
     return function
 
 
-def _array(kind: type, items: list[Any]) -> Any:
+def _array(kind: Any, items: list[Any]) -> Any:
     return (kind * max(1, len(items)))(*items)
 
 

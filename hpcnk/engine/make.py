@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
 
 from hpcnk.engine.host import HostEngine
+from hpcnk.engine.interface import Engine
 from hpcnk.engine.reference import ReferenceEngine
 from hpcnk.errors import BackendError, UsageError
 from hpcnk.kernels.spec import Architecture
 
 BACKENDS = ("auto", "cpu", "gpu", "reference")
 DTYPES = ("float32", "float64")
-
-Engine: TypeAlias = HostEngine | ReferenceEngine
 
 
 def make_engine(
@@ -34,7 +31,8 @@ def make_engine(
     if name not in DTYPES:
         raise UsageError(f"dtype: expected float32 or float64, got {name!r}", "choose one of them")
     if backend not in BACKENDS:
-        raise UsageError(f"backend: expected one of {', '.join(BACKENDS)}, got {backend!r}", "use auto")
+        known = ", ".join(BACKENDS)
+        raise UsageError(f"backend: expected one of {known}, got {backend!r}", "use auto")
     if backend == "gpu":
         raise BackendError(
             "backend gpu: this version computes kernels on the CPU only",

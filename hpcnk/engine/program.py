@@ -14,11 +14,12 @@ from functools import lru_cache
 from math import prod
 
 from hpcnk.engine import tables
+from hpcnk.engine.reaches import place_tensors, set_reaches
 from hpcnk.engine.rings import rows_in_flight
 from hpcnk.engine.tables import END_MEAN, END_POOL, END_TENSOR, IMAGES, NOTHING
 from hpcnk.errors import ArchitectureError
 from hpcnk.kernels.layers import AvgPool, Conv, Dense, Flatten, GlobalAvgPool
-from hpcnk.kernels.plan import Form, Plan, Step, make_plan
+from hpcnk.kernels.plan import Form, Plan, Step
 from hpcnk.kernels.rules import all_layers
 from hpcnk.kernels.shapes import Spatial, Window, conv_windows, pool_windows
 
@@ -111,8 +112,8 @@ class _Builder:
     def build(self) -> Program:
         images = _Whole(IMAGES, False, self._plan.spatial, 1.0)
         end = self._chain(self._plan.steps, images, last=True)
-        self._set_reaches(end.tensor)
-        entries = self._place_tensors()
+        set_reaches(end.tensor, self._steps, self._stages, self._tensors)
+        entries = place_tensors(self._tensors)
         header = tables.Header(
             steps=len(self._steps),
             stages=len(self._stages),
@@ -253,7 +254,11 @@ class _Builder:
         scale = 1.0 if stage.operations else stage.scale
         if isinstance(layer, AvgPool):
             assert step
-            end, windows, out = END_POOL, _two(pool_windows(layer, signal.spatial)), step.out_spatial
+            end, windows, out = (
+                END_POOL,
+                _two(pool_windows(layer, signal.spatial)),
+                step.out_spatial,
+            )
             scale /= prod(windows) ** 2
         elif end == END_MEAN:
             form = step.form if step else Form.DIAGONAL
@@ -330,38 +335,6 @@ class _Builder:
         self._tensors.append(tables.Tensor(height=height, width=width, reach_y=-1, reach_x=-1))
         return len(self._tensors) - 1
 
-    # --- reaches and places
-
-    def _set_reaches(self, result: int) -> None:
-        """Go back from the result: which offsets of every stage and tensor are wanted at all."""
-        self._want(result, 0, 0)
-        for step in reversed(self._steps):
-            target = self._tensors[step.target]
-            if step.stage == NOTHING:
-                self._want(step.left, target.reach_y, target.reach_x)
-                self._want(step.right, target.reach_y, target.reach_x)
-                continue
-            stage = self._stages[step.stage]
-            if stage.end != END_MEAN:
-                stage.reach_y = _pooled_reach(stage.reach_y, target.reach_y, stage.window_y)
-                stage.reach_x = _pooled_reach(stage.reach_x, target.reach_x, stage.window_x)
-            if stage.source != IMAGES:
-                reach_y, reach_x = stage.reach_y * stage.stride_y, stage.reach_x * stage.stride_x
-                self._want(stage.source, reach_y, reach_x)
-
-    def _want(self, number: int, reach_y: int, reach_x: int) -> None:
-        tensor = self._tensors[number]
-        tensor.reach_y, tensor.reach_x = max(tensor.reach_y, reach_y), max(tensor.reach_x, reach_x)
-
-    def _place_tensors(self) -> int:
-        place = 0
-        for tensor in self._tensors:
-            tensor.planes_y = min(tensor.height, 2 * tensor.reach_y + 1)
-            tensor.planes_x = min(tensor.width, 2 * tensor.reach_x + 1)
-            tensor.place = place
-            place += tensor.planes_y * tensor.planes_x * tensor.height * tensor.width
-        return place
-
     def _place_buffers(self, stage: tables.Stage, operations: list[tables.Operation]) -> None:
         """Give each buffer its ring of rows; all stages share the same memory."""
         rings = rows_in_flight(stage, operations)
@@ -374,11 +347,6 @@ class _Builder:
         self._buffer_entries = max(self._buffer_entries, place)
 
 
-def _pooled_reach(most: int, wanted: int, window: int) -> int:
-    """Offsets before a pool that reach `wanted` after it."""
-    return min(most, window * wanted + window - 1)
-
-
 def _pools(step: Step) -> bool:
     layers = (*(s.layer for s in step.branch), *(s.layer for s in step.shortcut))
     return any(isinstance(layer, AvgPool | GlobalAvgPool | Flatten) for layer in all_layers(layers))
@@ -386,7 +354,7 @@ def _pools(step: Step) -> bool:
 
 def _two(spatial: Spatial) -> tuple[int, int]:
     """Height and width; a sequence is an image of one row, a vector one of one pixel."""
-    height, width = ((1, 1) + spatial)[-2:]
+    height, width = (1, 1, *spatial)[-2:]
     return height, width
 
 
@@ -409,8 +377,3 @@ def _is_conv3_relu(op: tables.Operation) -> bool:
 
     plain = op.plus == NOTHING and op.affine and op.point == POINT_OF["Relu"]
     return bool(plain and three(op.x) and (three(op.y) or op.y.filter == op.y.out == 1))
-
-
-def program_of(layers: tuple, input_shape: tuple[int, ...], width: int = 1) -> Program:
-    """Lay out layers for rows of shape (*spatial, channels). Raises ArchitectureError."""
-    return make_program(make_plan(layers, input_shape), width)

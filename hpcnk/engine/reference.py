@@ -14,8 +14,8 @@ from threadpoolctl import ThreadpoolController
 
 from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
-from hpcnk.engine.prepared import Described, checked
 from hpcnk.engine.precision import working_dtype
+from hpcnk.engine.prepared import Described, checked
 from hpcnk.engine.threads import for_each
 from hpcnk.engine.workspace import row_bytes, workspace_bytes
 from hpcnk.errors import UsageError

@@ -1,0 +1,50 @@
+"""What every engine can do; the back ends differ in where and how fast."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.engine.prepared import Described
+from hpcnk.kernels.spec import Architecture
+
+
+class Engine(Protocol):
+    """Computes blocks of one architecture's kernel. Rows made by one engine fit that engine only.
+
+    Prepared rows have a `len`, the exact `diagonal` (rows,) float64, `nbytes`, `described`, and
+    slices that share memory.
+    """
+
+    backend: str
+    reason: str
+    architecture: Architecture
+    kind: str
+    dtype: np.dtype
+    threads: int
+
+    def describe(self, x: NDArray) -> Described:
+        """Compute what is known of each row alone; x is (rows, *input_shape)."""
+        ...
+
+    def prepare(self, x: NDArray, described: Described | None = None) -> Any:
+        """Make rows ready for blocks; x is (rows, *input_shape)."""
+        ...
+
+    def block(self, left: Any, right: Any) -> NDArray:
+        """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
+        ...
+
+    def symmetric_block(self, prepared: Any) -> NDArray:
+        """Kernel of the rows with themselves: exactly symmetric, with the exact diagonal."""
+        ...
+
+    def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:
+        """Bound the temporaries of all threads on the host, in bytes."""
+        ...
+
+    def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
+        """Bound the bytes that one prepared row keeps in memory."""
+        ...
