@@ -1,0 +1,1 @@
+"""Benchmarks: `kernels.py` measures the kernel engine beside Neural Tangents."""
