@@ -1,9 +1,10 @@
 """Builds the host library at its first use, for the processor at hand, once for all ranks.
 
-The file's name holds a hash of the sources, the compiler, the flags and the processor, so a cache
-on a shared file system serves nodes of several kinds. One process builds, under a lock; the others
-wait for it and then find the file. The compiler must not be started from inside of a running MPI
-process (on some fabrics that kills the job), so `hpcnk` calls `built_library` before MPI starts.
+The file's name holds a hash of the sources, the flags and the processor, so a cache on a shared
+file system serves nodes of several kinds, and a node without a compiler finds what one of its kind
+has built. One process builds, under a lock; the others wait for it and then find the file. The
+compiler must not be started from inside of a running MPI process (on some fabrics that kills the
+job), so `hpcnk` calls `built_library` before MPI starts.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ def built_library() -> Path:
 
     Raises BackendError if there is no compiler, it fails, or there is no place for the file.
     """
-    compiler = find_compiler()
-    path = _folder() / f"host-{_key(compiler)}.so"
+    path = _folder() / f"host-{_key()}.so"
     if not path.exists():
+        compiler = find_compiler()
         with _lock(path.with_suffix(".lock")):
             if not path.exists():
                 _build(compiler, path)
@@ -74,7 +75,7 @@ def _build(compiler: list[str], path: Path) -> None:
     os.close(handle)
     command = [*compiler, *_flags(), str(SOURCE / "host.cpp"), "-o", temporary]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = _run(command)
         if done.returncode:
             said = "\n".join(done.stderr.splitlines()[:20])
             raise BackendError(
@@ -85,11 +86,20 @@ def _build(compiler: list[str], path: Path) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def _key(compiler: list[str]) -> str:
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BackendError(f"{shlex.join(command)}: {error.strerror}", ADVICE) from error
+
+
+def _key() -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCE.iterdir()):
+        if source.name.startswith("device"):
+            continue  # of the GPU alone
         digest.update(source.name.encode() + source.read_bytes())
-    for text in (*_flags(), _version(compiler), _processor()):
+    for text in (*_flags(), os.environ.get("CXX", ""), *platform.libc_ver(), _processor()):
         digest.update(text.encode())
     return digest.hexdigest()[:20]
 
@@ -97,15 +107,6 @@ def _key(compiler: list[str]) -> str:
 def _flags() -> list[str]:
     """Give the flags; HPCNK_CXXFLAGS comes last and so wins, e.g. -march=x86-64-v3."""
     return [*FLAGS, *shlex.split(os.environ.get("HPCNK_CXXFLAGS", ""))]
-
-
-def _version(compiler: list[str]) -> str:
-    command = [*compiler, "--version"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BackendError(f"{shlex.join(command)}: {error.strerror}", ADVICE) from error
-    return shlex.join(compiler) + done.stdout
 
 
 def _processor() -> str:

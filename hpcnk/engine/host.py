@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from threading import local
 
 import numpy as np
@@ -53,8 +54,8 @@ class HostRows:
     @property
     def nbytes(self) -> int:
         """Bytes held in memory once used on both sides of a block, those of `described` apart."""
-        right = sum(array.nbytes for array in self.right)
-        return int(self.x.nbytes + self.factors.nbytes + right)
+        arrays = {id(array): array for array in (self.x, self.factors, *self.right)}
+        return sum(array.nbytes for array in arrays.values())
 
     @cached_property
     def right(self) -> tuple[NDArray, NDArray]:
@@ -71,16 +72,16 @@ class HostRows:
         return len(self.x)
 
     def __getitem__(self, rows: slice) -> HostRows:
-        part = (self.x[rows], self.factors[rows], self.described[rows])
-        return HostRows(self.plan, *part, self.lanes)
+        x, factors = map(np.ascontiguousarray, (self.x[rows], self.factors[rows]))
+        return HostRows(self.plan, x, factors, self.described[rows], self.lanes)
 
 
 def vectors(array: NDArray, lanes: int) -> NDArray:
     """Turn (rows, ...) into (vectors, positions, lanes)."""
-    flat = array.reshape(len(array), -1)
+    flat = array.reshape(len(array), prod(array.shape[1:]))
     padded = np.zeros((-(-len(flat) // lanes) * lanes, flat.shape[1]), flat.dtype)
     padded[: len(flat)] = flat
-    turned = padded.reshape(-1, lanes, flat.shape[1]).transpose(0, 2, 1)
+    turned = padded.reshape(len(padded) // lanes, lanes, flat.shape[1]).transpose(0, 2, 1)
     made = aligned(padded.nbytes).view(flat.dtype)[: padded.size].reshape(turned.shape)
     made[...] = turned
     return made
@@ -134,8 +135,8 @@ class HostEngine:
             self._wide.own(bound, self._tangent, groups[group], self._tiny, work[factors:], found)
 
         for_each(describe, range(len(groups)), self.threads)
-        by_row = variances.transpose(0, 2, 1).reshape(-1, bound.program.variances)
-        return checked(by_row[: len(x)], kernel.reshape(-1)[: len(x)], self._working)
+        by_row = variances.transpose(0, 2, 1).reshape(lanes * len(groups), variances.shape[1])
+        return checked(by_row[: len(x)], kernel.reshape(-1)[: len(x)], self._working, self.dtype)
 
     def prepare(self, x: NDArray, described: Described | None = None) -> HostRows:
         """Make rows ready for blocks; x is (rows, *input_shape). Raises as `describe` does."""
@@ -260,7 +261,9 @@ class HostEngine:
 
     def _scaled(self, x: NDArray, plan: Plan) -> NDArray:
         """Turn rows (rows, *input_shape) into (rows, channels, pixels) / sqrt(channels)."""
-        rows = checked_rows(x, self.dtype).reshape(len(x), plan.pixels, plan.channels)
+        rows = checked_rows(x, self.dtype, self._working).reshape(
+            len(x), plan.pixels, plan.channels
+        )
         with np.errstate(over="ignore"):
             scaled = rows.astype(FLOAT64) / np.sqrt(plan.channels)
             return np.ascontiguousarray(scaled.transpose(0, 2, 1), self._working)

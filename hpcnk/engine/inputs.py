@@ -27,14 +27,32 @@ ROWS_ADVICE = (
 )
 
 
-def checked_rows(x: NDArray, dtype: np.dtype) -> NDArray:
-    """Return `x`, or raise DataError with the first row that is not finite in `dtype`."""
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(x.astype(dtype)).all(axis=tuple(range(1, x.ndim)))
+# A kernel is a sum of many entries, and a sum may overflow where its terms do not.
+HEADROOM = 1e-9
+OVERFLOW_ADVICE = "scale the data down (normalise them), or use dtype: float64"
+
+
+def largest(dtype: np.dtype) -> float:
+    """Give the bound under which numbers of a kernel must stay."""
+    return float(np.finfo(dtype).max) * HEADROOM
+
+
+def checked_rows(x: NDArray, dtype: np.dtype, working: np.dtype) -> NDArray:
+    """Return `x`, or raise DataError with the first row that cannot be computed with.
+
+    Every value must be finite in `dtype`, and the row's square not overflow `working`.
+    """
+    flat = x.reshape(len(x), -1) if len(x) else x.reshape(0, 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(flat.astype(dtype)).all(axis=1)
+        small = np.square(flat, dtype=np.float64).sum(axis=1) < largest(working)
     if not finite.all():
-        row = int(np.flatnonzero(~finite)[0])
         raise DataError(
-            f"row {row}: holds a value that is NaN, infinite or beyond {dtype}",
+            f"row {int(np.flatnonzero(~finite)[0])}: holds a value that is NaN, infinite or "
+            f"beyond {dtype}",
             "remove the row or repair its values; scale very large data down",
         )
+    if not small.all():
+        row = int(np.flatnonzero(~small)[0])
+        raise DataError(f"row {row}: its kernel overflows {dtype}", OVERFLOW_ADVICE)
     return x

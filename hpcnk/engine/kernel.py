@@ -15,7 +15,8 @@ class Kernel:
     """The NNGP or tangent kernel of an infinite-width network.
 
     `layers`: a preset's name (`"cv8"`), a mapping (`{"preset": "fc", "depth": 3}`), or a list of
-    layers. `kind`: ntk or nngp. `dtype`: float32 or float64. `backend`: auto or cpu.
+    layers. `kind`: ntk or nngp. `dtype`: float32 or float64. `backend`: auto, cpu, gpu or
+    reference (plain NumPy).
 
         kernel = Kernel("myrtle5")
         k = kernel(images)             # (rows, rows), symmetric
@@ -35,8 +36,9 @@ class Kernel:
         """Return the matrix K(x1, x2), or the symmetric K(x1, x1).
 
         Inputs are (rows, channels), (rows, length, channels) or (rows, height, width, channels).
-        On the diagonal of K(x1, x1) the entries are exact; between near duplicates a float32 entry
-        may be off by up to about 1e-3, for there arccos magnifies the rounding of the data.
+        The diagonal of K(x1, x1) is exact. Between almost equal rows a tangent kernel may be off by
+        3.1e-4 sqrt(K(x, x) K(x', x')) a ReLU layer in float32 (1.4e-8 in float64), for there arccos
+        magnifies the rounding of the data.
         Raises UsageError for shapes that do not fit together, ArchitectureError for a network that
         cannot take such rows, DataError for values that are not finite.
         """

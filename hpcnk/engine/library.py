@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from hpcnk.engine import tables
 from hpcnk.engine.build import built_library
 from hpcnk.engine.program import Program
+from hpcnk.errors import BackendError
 
 DTYPES = ("float32", "float64")
 
@@ -47,7 +48,7 @@ class HostLibrary:
     """The entry points of source/host.cpp for one dtype. No entry checks its arguments."""
 
     def __init__(self, path: Path, dtype: np.dtype) -> None:
-        library = ctypes.CDLL(str(path))
+        library = _loaded(path)
         name = dtype.name
         self.lanes = int(_function(library, f"hpcnk_lanes_{name}", c_int)())
         self._pairs = _function(library, f"hpcnk_pairs_{name}")
@@ -117,6 +118,15 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "own": [c_void_p, c_int, c_void_p, c_double, *[c_void_p] * 4],
     "lanes": [],
 }  # fmt: skip
+
+
+def _loaded(path: Path) -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise BackendError(
+            f"the compiled CPU engine cannot be loaded: {error}", f"remove {path}; it is built anew"
+        ) from error
 
 
 def _function(library: ctypes.CDLL, name: str, result: Any = None) -> Any:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.engine.inputs import OVERFLOW_ADVICE, largest
 from hpcnk.errors import DataError
-
-# A kernel is a sum of many entries, and a sum may overflow where its terms do not.
-HEADROOM = 1e-9
 
 
 @dataclass(frozen=True)
@@ -18,7 +16,8 @@ class Described:
     """What is known of each row alone, computed once for all tiles.
 
     `variances`: (rows, positions) in the engine's working dtype, S(x, x) at every pointwise layer
-    and pixel. `diagonal`: (rows,) float64, the exact K(x, x). The same for every back end.
+    and pixel (of pixels that a stride skips: anything). `diagonal`: (rows,) float64, the exact
+    K(x, x). The same for every back end.
     """
 
     variances: NDArray
@@ -31,14 +30,16 @@ class Described:
         return Described(self.variances[rows], self.diagonal[rows])
 
 
-def checked(variances: NDArray, diagonal: NDArray, dtype: np.dtype) -> Described:
-    """Round to the working dtype. Raises DataError naming the first row whose kernel overflows."""
-    limit = float(np.finfo(dtype).max) * HEADROOM
+def checked(variances: NDArray, diagonal: NDArray, working: np.dtype, dtype: np.dtype) -> Described:
+    """Round variances to the working dtype; the kernel itself is to be had in `dtype`.
+
+    Raises DataError naming the first row whose kernel overflows one of the two.
+    """
     with np.errstate(invalid="ignore"):
-        good = (np.abs(diagonal) < limit) & (variances < limit).all(axis=1)
+        good = np.abs(diagonal) < min(largest(working), largest(dtype))
+        good &= (variances < largest(working)).all(axis=1)
     if not good.all():
         raise DataError(
-            f"row {int(np.flatnonzero(~good)[0])}: its kernel overflows {dtype}",
-            "scale the data down (normalise them), or use dtype: float64",
+            f"row {int(np.flatnonzero(~good)[0])}: its kernel overflows {dtype}", OVERFLOW_ADVICE
         )
-    return Described(np.ascontiguousarray(variances, dtype), diagonal)
+    return Described(np.ascontiguousarray(variances, working), diagonal)

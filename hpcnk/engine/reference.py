@@ -81,7 +81,7 @@ class ReferenceEngine:
         value that is not finite or its kernel overflows the working precision.
         """
         plan = self.architecture.plan(x.shape[1:])
-        scaled = scaled_input(checked_rows(x, self.dtype), plan, self._working)
+        scaled = scaled_input(checked_rows(x, self.dtype, self._working), plan, self._working)
         rows = cut_size(plan, FLOAT64_BYTES).columns
         starts = range(0, max(1, len(x)), rows)
         parts: dict[int, tuple[NDArray, NDArray]] = {}
@@ -95,13 +95,13 @@ class ReferenceEngine:
         variances, diagonal = (
             np.concatenate(arrays) for arrays in zip(*(parts[k] for k in starts), strict=True)
         )
-        return checked(variances, diagonal, self._working)
+        return checked(variances, diagonal, self._working, self.dtype)
 
     def prepare(self, x: NDArray, described: Described | None = None) -> ReferenceRows:
         """Make rows ready for blocks; x is (rows, *input_shape). Raises as `describe` does."""
         plan = self.architecture.plan(x.shape[1:])
         described = described or self.describe(x)
-        scaled = scaled_input(checked_rows(x, self.dtype), plan, self._working)
+        scaled = scaled_input(checked_rows(x, self.dtype, self._working), plan, self._working)
         factors = factors_of(plan, described.variances, self._working, self._tiny)
         return ReferenceRows(plan, Images(scaled, factors), described)
 

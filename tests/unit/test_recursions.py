@@ -1,50 +1,20 @@
-"""The vectorised recursions against the slow twin, and their exactness at the edges."""
-
-import math
+"""All engines against slow, independent formulas, and the sub-blocks of the NumPy engine."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcnk.engine import cuts, make_engine
+from hpcnk.engine import cuts
 from hpcnk.errors import ArchitectureError
 from hpcnk.kernels import pairs, parse
 from hpcnk.kernels.arccos import angle_and_sine
+from tests.support.engines import BACKENDS, block, images, self_block
+from tests.support.networks import NETWORKS
 
 from .slow_kernel import slow_kernel
 
-POOLED = [
-    {"conv": {"filter": 3}},
-    "relu",
-    {"avg_pool": 2},
-    {"conv": {"filter": 3}},
-    "relu",
-    "global_avg_pool",
-    "dense",
-]
-NETWORKS = {"fc": {"preset": "fc", "depth": 3}, "cv": {"preset": "cv", "depth": 3}, "gap": POOLED}
-
-
-def images(count, shape=(6, 6, 2), seed=0):
-    return np.random.default_rng(seed).standard_normal((count, *shape))
-
-
-def engine_for(spec, kind="ntk", dtype="float64", threads=1):
-    return make_engine(parse(spec), kind, dtype, threads=threads)
-
-
-def block(spec, x, y, **options):
-    engine = engine_for(spec, **options)
-    return engine.block(engine.prepare(x), engine.prepare(y))
-
-
-def self_block(spec, x, **options):
-    engine = engine_for(spec, **options)
-    return engine.symmetric_block(engine.prepare(x))
-
-
-# ---- against the slow twin
+# ---- against slow formulas
 
 
 def conv_layers(axes):
@@ -100,9 +70,10 @@ def problems(draw):
     return layers, shape, draw(st.integers(0, 10**6))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=150, deadline=None)
-@given(problems())
-def test_random_network_agrees_with_the_slow_twin(problem):
+@given(problem=problems())
+def test_random_network_agrees_with_slow_formulas(backend, problem):
     layers, shape, seed = problem
     architecture = parse(layers)
     try:
@@ -112,150 +83,54 @@ def test_random_network_agrees_with_the_slow_twin(problem):
     x, y = images(3, shape, seed)[:2], images(2, shape, seed + 1)
     expected = np.array([[slow_kernel(architecture.canonical(), a, b) for b in y] for a in x])
     # Pixels of one channel can be exactly parallel, where arccos halves the digits of T.
-    np.testing.assert_allclose(block(layers, x, y, kind="nngp"), expected[..., 0], 1e-10, 1e-13)
-    np.testing.assert_allclose(block(layers, x, y, kind="ntk"), expected[..., 1], 1e-6, 1e-8)
+    nngp, ntk = (block(layers, x, y, kind=kind, backend=backend) for kind in ("nngp", "ntk"))
+    np.testing.assert_allclose(nngp, expected[..., 0], 1e-10, 1e-13)
+    np.testing.assert_allclose(ntk, expected[..., 1], 1e-6, 1e-8)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", [(5,), (5, 3), (4, 5, 3)])
-def test_dense_layers_before_the_readout_act_on_each_pixel(shape):
+def test_dense_layers_before_the_readout_act_on_each_pixel(shape, backend):
     layers = (
         ["dense", "relu", "dense", "gelu"] + (["flatten"] if len(shape) > 1 else []) + ["dense"]
     )
     x = images(2, shape)
     full = parse(layers).canonical()
     expected = np.array([[slow_kernel(full, a, b)[1] for b in x] for a in x])
-    got = block(layers, x, x)
+    got = block(layers, x, x, backend=backend)
     assert abs(got[0, 1] / expected[0, 1] - 1) < 1e-12
 
 
-def test_leading_flatten_is_the_mean_over_equal_pixels():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_leading_flatten_is_the_mean_over_equal_pixels(backend):
     x = images(3, (3, 4, 2))
     layers = ["flatten", "dense", "relu", "dense"]
     expected = slow_kernel(parse(layers).canonical(), x[0], x[1])[1]
-    assert block(layers, x, x)[0, 1] == pytest.approx(expected, rel=1e-13)
+    assert block(layers, x, x, backend=backend)[0, 1] == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("pooled", ["branch", "shortcut"])
-def test_sides_of_a_residual_sum_may_need_different_entries(pooled):
+def test_sides_of_a_residual_sum_may_need_different_entries(pooled, backend):
     strided = ["relu", {"conv": {"filter": 3, "strides": 2}}]
     pool = ["relu", {"conv": {"filter": 3}}, {"avg_pool": 2}]
     sides = {"branch": strided, "shortcut": strided, pooled: pool}
     layers = [{"conv": {"filter": 3}}, {"residual": sides}, "relu", "flatten", "dense"]
     x = images(2, (4, 4, 2))
     expected = slow_kernel(parse(layers).canonical(), x[0], x[1])
-    assert block(layers, x, x)[0, 1] == pytest.approx(expected[1], rel=1e-12)
+    got = block(layers, x, x, backend=backend)[0, 1]
+    assert got == pytest.approx(expected[1], rel=1e-12)
 
 
-def test_pool_drops_an_incomplete_window():
-    layers = [{"conv": {"filter": 1}}, {"avg_pool": 2}, "flatten", "dense"]
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("after", [[], ["relu"]])
+def test_pool_drops_an_incomplete_window(after, backend):
+    layers = [{"conv": {"filter": 1}}, *after, {"avg_pool": 2}, "flatten", "dense"]
     x = images(2, (5, 5, 1))
     changed = x.copy()
     changed[:, 4, :], changed[:, :, 4] = 7.0, -7.0
-    np.testing.assert_array_equal(self_block(layers, x), self_block(layers, changed))
-
-
-# ---- exactness
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_symmetric_with_the_exact_diagonal(name):
-    x = images(7)
-    matrix = self_block(NETWORKS[name], x, dtype="float32")
-    engine = engine_for(NETWORKS[name])
-    exact = engine.prepare(x).diagonal
-    assert np.array_equal(matrix, matrix.T)
-    np.testing.assert_allclose(np.diag(matrix), exact, rtol=1e-6)
-    pairs_only = block(NETWORKS[name], x, x)
-    np.testing.assert_allclose(np.diag(pairs_only), exact, rtol=1e-7)
-    away = ~np.eye(7, dtype=bool)
-    np.testing.assert_allclose(self_block(NETWORKS[name], x)[away], pairs_only[away], rtol=1e-12)
-
-
-POINT = {"conv": {"filter": 1, "w_std": 1.5, "b_std": 0.3}}
-TOP = {"dense": {"w_std": 1.5, "b_std": 0.3}}
-CLOSED_FORM_CASES = [
-    ({"preset": "fc3", "w_std": 1.5, "b_std": 0.3}, (9,)),
-    ([*[POINT, "relu"] * 3, "global_avg_pool", TOP], (1, 1, 9)),
-    ([*[POINT, "relu"] * 3, "flatten", TOP], (1, 9)),
-]
-
-
-@pytest.mark.parametrize(("spec", "shape"), CLOSED_FORM_CASES)
-@pytest.mark.parametrize("kind", ["ntk", "nngp"])
-def test_diagonal_of_a_relu_network_has_a_closed_form(kind, spec, shape):
-    x = images(4, (9,))
-    q = (x**2).mean(axis=1)
-    t = np.zeros_like(q)
-    for layer in range(4):
-        if layer:
-            q, t = q / 2, t / 2
-        q = 1.5**2 * q + 0.3**2
-        t = q + 1.5**2 * t
-    diagonal = engine_for(spec, kind=kind).prepare(x.reshape(4, *shape)).diagonal
-    np.testing.assert_allclose(diagonal, t if kind == "ntk" else q, rtol=1e-14)
-
-
-@pytest.mark.parametrize("layer", ["relu", "erf", "gelu", "layer_norm"])
-def test_exact_self_formula_is_the_limit_of_the_pair_formula(layer):
-    spec = ["flatten", "dense", layer, "dense"]
-    x = images(5, (40,))
-    np.testing.assert_allclose(
-        engine_for(spec).prepare(x).diagonal, np.diag(block(spec, x, x)), rtol=5e-8
-    )
-
-
-# Near c = 1 arccos turns a rounding error e into sqrt(2 e); half of it in pi, once for every ReLU.
-def near_duplicate_bound(dtype, relus):
-    return relus * math.sqrt(2 * 8 * np.finfo(dtype).eps) / math.pi
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_duplicates_stay_within_the_stated_bound(name, dtype):
-    x = images(4)
-    got = np.diag(block(NETWORKS[name], x, x.copy(), dtype=dtype))
-    exact = engine_for(NETWORKS[name]).prepare(x).diagonal
-    assert np.abs(got / exact - 1).max() <= near_duplicate_bound(dtype, 3)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_cauchy_schwarz_holds_for_scaled_copies(name, dtype):
-    x = images(4)
-    x = np.concatenate([x, 3.0 * x, -x, 1e-3 * x])
-    matrix = self_block(NETWORKS[name], x, dtype=dtype).astype(float)
-    assert np.isfinite(matrix).all()
-    root = np.sqrt(np.diag(matrix))
-    assert (np.abs(matrix) <= np.outer(root, root) * (1 + near_duplicate_bound(dtype, 3))).all()
-
-
-@pytest.mark.parametrize("b_std", [0.0, 0.1])
-@pytest.mark.parametrize("layer", ["relu", "erf", "gelu", "layer_norm"])
-@pytest.mark.parametrize("readout", ["flatten", "global_avg_pool"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_zero_and_constant_patches_are_finite(b_std, layer, readout, dtype):
-    conv = {"conv": {"filter": 3, "b_std": b_std}}
-    spec = [conv, layer, conv, layer] if layer != "layer_norm" else [conv, layer, "relu", conv]
-    x = images(6)
-    x[0] = 0.0
-    x[1, :4] = 0.0
-    x[2] = 1.0
-    x[3] = 1e-30
-    x[4] *= 1e-25
-    for kind in ("ntk", "nngp"):
-        matrix = self_block([*spec, readout, "dense"], x, dtype=dtype, kind=kind)
-        assert np.isfinite(matrix).all()
-        assert (np.diag(matrix) >= 0).all()
-
-
-def test_blank_image_without_bias_has_the_kernel_zero():
-    conv = {"conv": {"filter": 3, "b_std": 0.0}}
-    spec = [conv, "relu", conv, "relu", "global_avg_pool", {"dense": {"b_std": 0.0}}]
-    x = images(2)
-    x[0] = 0.0
-    matrix = self_block(spec, x)
-    assert matrix[0, 0] == matrix[0, 1] == 0.0
-    assert matrix[1, 1] > 0
+    matrices = [self_block(layers, rows, backend=backend) for rows in (x, changed)]
+    np.testing.assert_array_equal(*matrices)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -269,7 +144,7 @@ def test_angle_and_sine(dtype):
     assert np.abs(sine - np.sqrt((1 - wide) * (1 + wide))).max() <= tolerance
 
 
-# ---- sub-blocks and threads
+# ---- sub-blocks of the NumPy engine
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -304,28 +179,3 @@ def test_upper_cut_covers_every_pair_once_and_little_more():
             hits[part.rows, part.columns] += 1
         assert (hits[np.triu_indices(count, 1)] == 1).all()
         assert hits.sum() <= count * (count + size[0]) / 2
-
-
-def test_rows_can_be_sliced():
-    engine = engine_for(POOLED)
-    x = images(9)
-    prepared = engine.prepare(x)
-    assert len(prepared[2:6]) == 4
-    whole = engine.block(prepared, prepared)
-    np.testing.assert_allclose(
-        engine.block(prepared[2:6], prepared[5:]), whole[2:6, 5:], rtol=1e-13
-    )
-    assert np.array_equal(prepared[2:6].diagonal, prepared.diagonal[2:6])
-
-
-def test_operands_can_be_exchanged():
-    x, y = images(4), images(3, seed=1)
-    for spec in NETWORKS.values():
-        np.testing.assert_allclose(block(spec, x, y), block(spec, y, x).T, rtol=1e-12)
-
-
-@pytest.mark.parametrize("kind", ["ntk", "nngp"])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_the_matrix_is_positive_definite(name, kind):
-    matrix = self_block(NETWORKS[name], images(20), kind=kind)
-    assert np.linalg.eigvalsh(matrix).min() > 0
