@@ -7,11 +7,12 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hpcnk.comm import abort, active, launcher, world
 from hpcnk.deck import manual
-from hpcnk.errors import DeckError, HpcnkError
+from hpcnk.errors import BackendError, DeckError, HpcnkError
 from hpcnk.version import __version__
 
 Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
@@ -53,7 +54,22 @@ def _tell(text: str) -> None:
         print(text)
 
 
+def _build(path: Path) -> None:
+    """Build the CPU engine, which describes the rows for a GPU too. Raises BackendError, DeckError.
+
+    Done before all else: a compiler must not be started by a process in which MPI runs, and where
+    h5py is built with MPI, importing it starts MPI.
+    """
+    from hpcnk.deck import read_deck
+    from hpcnk.engine.build import built_library
+    from hpcnk.kernels import find_problems
+
+    if read_deck(path, find_problems).kernel.backend != "reference":
+        built_library()
+
+
 def _check(options: argparse.Namespace) -> int:
+    _build(options.deck)
     from hpcnk.run.check import check
 
     deck, data = check(options.deck)
@@ -67,10 +83,12 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    _build(options.deck)
     from hpcnk.run.check import check
-    from hpcnk.run.plan import describe_plan, plan
+    from hpcnk.run.plan import Place, describe_plan, plan
 
-    _tell(describe_plan(plan(*check(options.deck), options.ranks), options.ranks))
+    place = Place(options.ranks, options.hosts)
+    _tell(describe_plan(plan(*check(options.deck), place), place))
     return 0
 
 
@@ -78,11 +96,14 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that runs these stages in one session."""
 
     def command(options: argparse.Namespace) -> int:
+        computes = "kernel" in names
+        if computes:
+            _build(options.deck)
         from hpcnk.run.check import check
         from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
 
-        deck, _ = check(options.deck)
+        deck, _ = check(options.deck, computes)
         if names[0] != "prepare":
             require_started(deck)
         session = open_session(deck, world())
@@ -110,6 +131,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from hpcnk.engine.build import built_library
+
+    with suppress(BackendError):  # told of by `verify` itself, if it needs the library
+        built_library()  # before h5py may start MPI, see `_build`
     from hpcnk.run.verify import verify
 
     verdicts = verify(options.dir, options.tiles, options.seed)
@@ -118,6 +143,10 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from hpcnk.engine.build import built_library
+
+    with suppress(BackendError):  # a finding of the doctor's
+        built_library()  # before h5py may start MPI, see `_build`
     from hpcnk.run.doctor import doctor
 
     findings = doctor()
@@ -152,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
         commands, "plan", "say what a job will need; starts nothing", _plan, _DECK, manual()
     )
     plan.add_argument("--ranks", type=_positive, default=1, help="number of ranks (default 1)")
+    plan.add_argument(
+        "--hosts", type=_positive, default=1, help="hosts that they are spread over (default 1)"
+    )
     _command(commands, "status", "say how far a job has come", _status, _FOLDER)
     verify = _command(commands, "verify", "check stored tiles and arrays", _verify, _FOLDER)
     verify.add_argument(

@@ -5,7 +5,7 @@ Importing this package does not start MPI; `world()` does.
 
 from hpcnk.comm.agree import agreement, any_rank, on_root
 from hpcnk.comm.launcher import Launcher, launcher
-from hpcnk.comm.node import ranks_on_cores
+from hpcnk.comm.node import place_on_host, ranks_on_cores
 from hpcnk.comm.reduce import assemble_rows, sum_over_ranks
 from hpcnk.comm.world import Communicator, abort, active, library_version, world
 
@@ -20,6 +20,7 @@ __all__ = [
     "launcher",
     "library_version",
     "on_root",
+    "place_on_host",
     "ranks_on_cores",
     "sum_over_ranks",
     "world",

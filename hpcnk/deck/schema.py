@@ -152,9 +152,12 @@ class KernelSection(Section):
         default="float32", description="precision of the kernel's entries"
     )
     tile: Count = Field(default=512, description="rows and columns of one tile of the matrix")
-    backend: Annotated[Literal["auto", "cpu", "gpu"], Expected("auto, cpu or gpu")] = Field(
+    backend: Annotated[
+        Literal["auto", "cpu", "gpu", "reference"], Expected("auto, cpu, gpu or reference")
+    ] = Field(
         default="auto",
-        description="where tiles are computed; auto takes the best there is: the CPU so far",
+        description="what computes the tiles; auto: a GPU if there is a usable one, else the CPU; "
+        "reference: plain NumPy, for checking, many times slower",
     )
 
     @field_validator("layers")

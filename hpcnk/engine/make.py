@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcnk.engine.device import device_problem
+from hpcnk.engine.device_cupy import cupy_device
+from hpcnk.engine.device_engine import DeviceEngine
 from hpcnk.engine.host import HostEngine
 from hpcnk.engine.interface import Engine
 from hpcnk.engine.reference import ReferenceEngine
-from hpcnk.errors import BackendError, UsageError
+from hpcnk.errors import UsageError
 from hpcnk.kernels.spec import Architecture
 
 BACKENDS = ("auto", "cpu", "gpu", "reference")
@@ -20,9 +23,11 @@ def make_engine(
     dtype: str = "float32",
     backend: str = "auto",
     threads: int = 1,
+    local_rank: int = 0,
 ) -> Engine:
-    """Make the engine for an architecture.
+    """Make the engine for an architecture. `auto` is a usable GPU, else the CPU.
 
+    `local_rank`: this process's number among those of its node, which share out the node's GPUs.
     Raises ArchitectureError if it has no kernel of this kind, BackendError if the back end cannot
     work here, UsageError for an unknown name or fewer than one thread.
     """
@@ -33,14 +38,13 @@ def make_engine(
     if backend not in BACKENDS:
         known = ", ".join(BACKENDS)
         raise UsageError(f"backend: expected one of {known}, got {backend!r}", "use auto")
-    if backend == "gpu":
-        raise BackendError(
-            "backend gpu: this version computes kernels on the CPU only",
-            "use `backend: auto` or `backend: cpu`",
-        )
     if threads < 1:
         raise UsageError(f"threads: expected at least 1, got {threads}", "use 1 or more")
+    rest = (architecture, kind, np.dtype(name), threads)
     if backend == "reference":
-        return ReferenceEngine(architecture, kind, np.dtype(name), threads, "NumPy, as asked for")
-    reason = "as asked for" if backend == "cpu" else "no usable GPU here"
-    return HostEngine(architecture, kind, np.dtype(name), threads, reason)
+        return ReferenceEngine(*rest, "NumPy, as asked for")
+    if backend == "cpu":
+        return HostEngine(*rest, "as asked for")
+    if backend == "auto" and device_problem():
+        return HostEngine(*rest, f"no GPU: {device_problem()}")
+    return DeviceEngine(*rest, cupy_device(local_rank))

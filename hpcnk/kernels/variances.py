@@ -21,9 +21,7 @@ from hpcnk.kernels.plan import Form, Plan, Step
 from hpcnk.kernels.recursion import State, advance
 
 
-def describe_images(
-    plan: Plan, x: NDArray, tangent: bool, tiny: float
-) -> tuple[NDArray, NDArray]:
+def describe_images(plan: Plan, x: NDArray, tangent: bool, tiny: float) -> tuple[NDArray, NDArray]:
     """Return the variances (rows, positions) and the exact kernel (rows,) of each image.
 
     Float64 from inputs (channels, pixels, rows); relu takes a variance below `tiny` as 0. Positions

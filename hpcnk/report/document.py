@@ -45,9 +45,19 @@ def _kernel(kernel: Mapping[str, Any]) -> list[str]:
         "",
         f"{count(kernel['pairs'])} pairs; the last run to compute any made "
         f"{count(kernel['pairs_computed_in_this_run'])} in {duration(kernel['seconds'])}: "
-        f"{count(kernel['pairs_per_second'])} pairs/s.",
+        f"{count(kernel['pairs_per_second'])} pairs/s.{_share(kernel.get('engine_share'))}",
         "",
     ]
+
+
+def _share(share: Mapping[str, float] | None) -> str:
+    """Say how busy the engine was; a report of an earlier version does not know."""
+    if share is None:
+        return ""
+    return (
+        f" The engine computed in {100 * share['mean']:.1f} % of that time (mean over the ranks; "
+        f"the busiest {100 * share['max']:.1f} %)."
+    )
 
 
 def _solve(report: Mapping[str, Any]) -> list[str]:

@@ -11,18 +11,22 @@ from hpcnk.errors import ArchitectureError
 from hpcnk.kernels import find_problems, parse
 
 
-def check(path: Path) -> tuple[Deck, Description]:
+def check(path: Path, computes: bool = True) -> tuple[Deck, Description]:
     """Return the deck and a description of its data set.
 
-    Raises DeckError with all problems of the deck, DataError for a data set that cannot be read,
-    BackendError for a back end that is not there.
+    `computes`: tiles will be computed, so there must be a back end. Raises DeckError with all
+    problems of the deck, DataError for a data set that cannot be read, BackendError for a back end
+    that is not there.
     """
     deck = read_deck(path, find_problems)
     data = describe(deck.data)
     architecture = parse(deck.kernel.layers)
+    kernel = deck.kernel
     try:
-        make_engine(architecture, deck.kernel.kind, deck.kernel.dtype, deck.kernel.backend)
+        architecture.check_kind(kernel.kind)
         architecture.check(data.input_shape)
+        if computes:
+            make_engine(architecture, kernel.kind, kernel.dtype, kernel.backend)
     except ArchitectureError as error:
         shape = " x ".join(map(str, data.input_shape))
         what = f"{error.what} (the data have the shape {shape})"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterable
@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcnk.comm import launcher, library_version, world
-from hpcnk.errors import UsageError
+from hpcnk.engine import device_problem
+from hpcnk.engine.build import built_library, find_compiler
+from hpcnk.engine.library import DTYPES, host_library
+from hpcnk.errors import BackendError, UsageError
 from hpcnk.run.threads import threads_per_rank
 from hpcnk.store import choose_driver, library
 from hpcnk.version import __version__
@@ -35,11 +38,22 @@ class Finding:
 
 def doctor() -> list[Finding]:
     """Look at everything. Starts MPI; collective when started under a launcher."""
-    return [_python(), *_mpi(), _hdf5(), _libraries(_mapped_files()), _gpu()]
+    return [_python(), _cpu(), *_mpi(), _hdf5(), _libraries(_mapped_files()), _gpu()]
 
 
 def _python() -> Finding:
     return Finding("python", f"{platform.python_version()} in {sys.prefix}, hpcnk {__version__}")
+
+
+def _cpu() -> Finding:
+    """The compiler and what it made. The library is built here, so before MPI starts."""
+    try:
+        compiler = shlex.join(find_compiler())
+        lanes = {name: host_library(name).lanes for name in DTYPES}
+    except BackendError as error:
+        return Finding("cpu", error.what, error.advice)
+    widths = ", ".join(f"{number} lanes of {name}" for name, number in lanes.items())
+    return Finding("cpu", f"engine built by {compiler} in {built_library()}: {widths}")
 
 
 def _mpi() -> list[Finding]:
@@ -83,5 +97,6 @@ def _mapped_files() -> list[str]:
 
 
 def _gpu() -> Finding:
-    cupy = "CuPy is installed" if importlib.util.find_spec("cupy") else "CuPy is not installed"
-    return Finding("gpu", f"{cupy}; this version computes kernels on the CPU only")
+    """Without a GPU all is well: the CPU computes then."""
+    problem = device_problem()
+    return Finding("gpu", f"not used: {problem}" if problem else "usable: `backend: auto` takes it")

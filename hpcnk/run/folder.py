@@ -26,6 +26,11 @@ class Folder:
         return self.path / "inputs.h5"
 
     @property
+    def variances(self) -> Path:
+        """What is known of each row alone."""
+        return self.path / "variances.h5"
+
+    @property
     def kernel(self) -> Path:
         """Tiles of the upper triangle, training rows by training rows."""
         return self.path / "kernel.h5"

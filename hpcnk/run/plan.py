@@ -8,16 +8,37 @@ import numpy as np
 
 from hpcnk.data import Description
 from hpcnk.deck import Deck
-from hpcnk.engine import make_engine
+from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
+from hpcnk.engine.precision import working_dtype
 from hpcnk.kernels import parse
 from hpcnk.report import count, size
-from hpcnk.run.blocks import KEPT
+from hpcnk.run.memory import Job, KernelMemory, device_memory, kernel_memory
+from hpcnk.run.variances import positions
 from hpcnk.solve.operator import STRIP_BYTES
+from hpcnk.store import variances_bytes
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal
 
 FLOAT64 = 8  # bytes
 WHITENING_SQUARES = 6  # covariance, eigenvectors, LAPACK's work space, the matrix: at once
 CG_VECTORS = 8  # blocks of (n, systems) float64 alive at once in conjugate gradients, at most
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job will run. Its hosts are taken to have as many cores as this one."""
+
+    ranks: int = 1
+    hosts: int = 1
+
+    @property
+    def ranks_on_host(self) -> int:
+        """Ranks of the host with the most."""
+        return -(-self.ranks // self.hosts)
+
+    @property
+    def threads(self) -> int:
+        """Threads of a rank, as the run will settle them."""
+        return asked_threads() or max(1, len(usable_cores()) // self.ranks_on_host)
 
 
 @dataclass(frozen=True)
@@ -35,20 +56,28 @@ class Plan:
     disk_kernel: int
     disk_test_kernel: int
     disk_inputs: int
+    disk_variances: int
+    disk_results: int
     prepare_memory: int
-    kernel_memory_per_rank: int
+    kernel_memory_per_rank: KernelMemory
+    device_memory_per_rank: int
     solve_memory_per_rank: int
     systems: int
 
 
-def plan(deck: Deck, data: Description, ranks: int) -> Plan:
-    """Return what the job needs on this many ranks. Needs neither MPI nor a GPU nor the kernel."""
+def plan(deck: Deck, data: Description, place: Place) -> Plan:
+    """Return what the job needs at this place. Needs neither MPI nor the kernel.
+
+    Raises BackendError for a back end that is not there.
+    """
     n, m, tile = data.train_rows, data.test_rows, deck.kernel.tile
     triangle, cross = TriangleGrid(n, tile), CrossGrid(m, n, tile)
     entry = np.dtype(deck.kernel.dtype).itemsize
     features = int(np.prod(data.input_shape))
+    ranks = place.ranks
     most = -(-triangle.count // ranks)
     systems = data.outputs * len(deck.solve.ridge)
+    engine, job = _engine(deck, place.threads), Job(n, m, data.input_shape, tile)
     return Plan(
         train_rows=n,
         test_rows=m,
@@ -61,15 +90,18 @@ def plan(deck: Deck, data: Description, ranks: int) -> Plan:
         disk_kernel=triangle.count * tile**2 * entry,
         disk_test_kernel=cross.count * tile**2 * entry,
         disk_inputs=(n + m) * (features * entry + 2 * data.outputs * FLOAT64),
+        disk_variances=_variances(engine, data),
+        disk_results=(n + m) * systems * FLOAT64,
         prepare_memory=_prepare_memory(deck, n + m, features),
-        kernel_memory_per_rank=_kernel_memory(deck, data, tile, entry),
+        kernel_memory_per_rank=kernel_memory(engine, job),
+        device_memory_per_rank=device_memory(engine, job),
         solve_memory_per_rank=_held_bytes(triangle, ranks, entry)
         + _vectors(deck, n, systems, ranks),
         systems=systems,
     )
 
 
-def describe_plan(plan: Plan, ranks: int) -> str:
+def describe_plan(plan: Plan, place: Place) -> str:
     """Return the plan as text for people."""
     flops = plan.pairs * plan.operations_per_pair
     return "\n".join(
@@ -77,18 +109,35 @@ def describe_plan(plan: Plan, ranks: int) -> str:
             f"rows             {plan.train_rows} training, {plan.test_rows} test",
             f"tiles            {plan.tiles} of {plan.tile} x {plan.tile} in kernel.h5, "
             f"{plan.test_tiles} in test_kernel.h5",
-            f"tiles a rank     at most {plan.tiles_per_rank} on {ranks} rank(s)",
+            f"tiles a rank     at most {plan.tiles_per_rank} on {place.ranks} rank(s)",
             f"pairs            {count(plan.pairs)}",
             f"operations       {count(plan.operations_per_pair)} a pair (covariance entries times "
             f"layers), {count(flops)} in all",
             f"disk             {size(plan.disk_kernel)} kernel.h5, "
-            f"{size(plan.disk_test_kernel)} test_kernel.h5, {size(plan.disk_inputs)} inputs.h5",
-            f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",
-            f"memory a rank    {size(plan.kernel_memory_per_rank)} for tiles (kernel phase), "
-            f"{size(plan.solve_memory_per_rank)} in the solve; the interpreter takes 0.2 GB more",
+            f"{size(plan.disk_test_kernel)} test_kernel.h5, {size(plan.disk_inputs)} inputs.h5, "
+            f"{size(plan.disk_variances)} variances.h5, "
+            f"{size(plan.disk_results)} solution.h5 and predictions.h5",
+            *_memory_lines(plan, place),
             f"systems          {plan.systems} (outputs x ridges), one block",
         ]
     )
+
+
+def _memory_lines(plan: Plan, place: Place) -> list[str]:
+    kernel, solve = plan.kernel_memory_per_rank, plan.solve_memory_per_rank
+    ranks, threads = place.ranks_on_host, place.threads
+    host = ranks * max(kernel.total, solve)
+    lines = [
+        f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",
+        f"memory a rank    {size(kernel.total)} in the kernel phase ({size(kernel.blocks)} for "
+        f"rows, {size(kernel.tiles)} for tiles, {size(kernel.workspace)} for {threads} thread(s)), "
+        f"{size(solve)} in the solve; the interpreter takes 0.2 GB more",
+        f"memory a host    {size(host)} for {ranks} rank(s) on {place.hosts} host(s), the "
+        "interpreters apart",
+    ]
+    if plan.device_memory_per_rank:
+        lines.append(f"GPU memory       {size(plan.device_memory_per_rank)} a rank")
+    return lines
 
 
 def _prepare_memory(deck: Deck, rows: int, features: int) -> int:
@@ -97,13 +146,16 @@ def _prepare_memory(deck: Deck, rows: int, features: int) -> int:
     return (2 * rows * features + squares) * FLOAT64
 
 
-def _kernel_memory(deck: Deck, data: Description, tile: int, entry: int) -> int:
-    """Prepared blocks, one tile and its padded copy, the engine's temporaries of one thread."""
+def _engine(deck: Deck, threads: int) -> Engine:
     kernel = deck.kernel
-    engine = make_engine(parse(kernel.layers), kernel.kind, kernel.dtype, kernel.backend, 1)
-    rows = min(tile, data.train_rows)
-    blocks = 2 * KEPT * rows * engine.prepared_bytes(data.input_shape)
-    return blocks + 2 * tile**2 * entry + engine.workspace_bytes(data.input_shape)
+    return make_engine(parse(kernel.layers), kernel.kind, kernel.dtype, kernel.backend, threads)
+
+
+def _variances(engine: Engine, data: Description) -> int:
+    """Disk of variances.h5."""
+    count = positions(engine.architecture, data.input_shape)
+    itemsize = working_dtype(engine.architecture, engine.dtype).itemsize
+    return sum(variances_bytes(n, count, itemsize) for n in (data.train_rows, data.test_rows))
 
 
 def _held_bytes(grid: TriangleGrid, ranks: int, entry: int) -> int:

@@ -19,6 +19,7 @@ from hpcnk.version import __version__
 
 _CODE = "code"
 _NUMERICAL = ("data", "engine", "kernels", "tiling")  # the packages that decide the stored bytes
+_SOURCES = frozenset({".py", ".cuh", ".hpp", ".cpp", ".cu"})
 
 
 @cache
@@ -27,7 +28,8 @@ def code_version() -> str:
     package = Path(__file__).parent.parent
     digest = hashlib.sha256()
     for name in _NUMERICAL:
-        for source in sorted((package / name).rglob("*.py")):
+        sources = (file for file in (package / name).rglob("*") if file.suffix in _SOURCES)
+        for source in sorted(sources):
             digest.update(source.relative_to(package).as_posix().encode() + source.read_bytes())
     return f"{__version__}+{digest.hexdigest()[:12]}"
 
@@ -86,6 +88,18 @@ def test_provenance(
     """Return what the test kernel depends on."""
     kernel = kernel_provenance(deck, architecture, backend, contents)
     return kernel | test_contents(deck, contents)
+
+
+def variances_provenance(
+    deck: Deck,
+    architecture: Architecture,
+    engine: tuple[str, str],
+    contents: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return what the variances depend on; `engine`: its back end and its working precision."""
+    wanted = test_provenance(deck, architecture, engine[0], contents)
+    del wanted["kernel.tile"]
+    return wanted | {"working dtype": engine[1]}
 
 
 def require_same(

@@ -15,12 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.engine import Engine, make_engine
+from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
 from hpcnk.errors import UsageError
 from hpcnk.kernels import parse
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.folder import Folder
-from hpcnk.store import Layout, TileReader, check_arrays, read_layout
+from hpcnk.store import (
+    Layout,
+    TileReader,
+    VariancesReader,
+    check_arrays,
+    read_layout,
+    read_variances_layout,
+)
 from hpcnk.tiling import Tile
 
 BOUNDS = {"float32": (5e-6, 2e-3), "float64": (1e-11, 1e-6)}  # relative: nearly all, every entry
@@ -67,7 +74,17 @@ def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
     for arrays in (folder.inputs, folder.solution, folder.predictions):
         if arrays.exists():
             check_arrays(arrays)
+    if folder.variances.exists():
+        _check_variances(folder.variances)
     return [_verify(folder, read_layout(file), sample, seed) for file in files]
+
+
+def _check_variances(path: Path) -> None:
+    """Read a complete file whole; one that is not complete is never used."""
+    layout = read_variances_layout(path)
+    if layout.complete:
+        with VariancesReader(layout) as reader:
+            reader.check()
 
 
 def _verify(folder: Folder, layout: Layout, sample: int, seed: int) -> Verdict:
@@ -90,21 +107,22 @@ def _verify(folder: Folder, layout: Layout, sample: int, seed: int) -> Verdict:
 
 
 class _Recomputation:
-    """Computes tiles of one file in float64 from the stored inputs."""
+    """Computes tiles of one file in float64 from the stored inputs alone."""
 
     def __init__(self, folder: Folder, layout: Layout) -> None:
         made = layout.provenance
+        backend = "reference" if made["kernel.backend"] == "reference" else "cpu"
+        threads = asked_threads() or len(usable_cores())
         self._engine: Engine = make_engine(
-            parse(made["kernel.layers"]), made["kernel.kind"], "float64"
+            parse(made["kernel.layers"]), made["kernel.kind"], "float64", backend, threads
         )
-        right = "x_train"
-        left = right if layout.path == folder.kernel else "x_test"
-        self._left = Blocks(self._engine, folder.inputs, left)
-        self._right = Blocks(self._engine, folder.inputs, right)
+        self._left = "x_train" if layout.path == folder.kernel else "x_test"
+        self._blocks = Blocks(self._engine, folder.inputs)
 
     def difference(self, tile: Tile, stored: NDArray) -> tuple[float, float]:
         """Return the 99 % quantile and the largest of |stored - exact| / sqrt(K(x,x) K(x',x'))."""
-        left, right = self._left.at(tile.rows), self._right.at(tile.columns)
+        left = self._blocks.at(self._left, tile.rows)
+        right = self._blocks.at("x_train", tile.columns)
         engine = self._engine
         exact = engine.symmetric_block(left) if tile.symmetric else engine.block(left, right)
         scale = np.sqrt(np.outer(left.diagonal, right.diagonal))

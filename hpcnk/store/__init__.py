@@ -23,26 +23,42 @@ from hpcnk.store.journal import finished_tiles, read_journals
 from hpcnk.store.layout import Layout, create, read_layout
 from hpcnk.store.provenance import differences
 from hpcnk.store.reader import TileReader
+from hpcnk.store.variances import (
+    VariancesLayout,
+    VariancesReader,
+    VariancesWriter,
+    create_variances,
+    mark_variances_complete,
+    read_variances_layout,
+    variances_bytes,
+)
 from hpcnk.store.writer import TileWriter, mark_complete
 
 __all__ = [
     "Layout",
     "TileReader",
     "TileWriter",
+    "VariancesLayout",
+    "VariancesReader",
+    "VariancesWriter",
     "check_arrays",
     "choose_driver",
     "create",
+    "create_variances",
     "differences",
     "finished_tiles",
     "library",
     "mark_complete",
+    "mark_variances_complete",
     "read_arrays",
     "read_attributes",
     "read_journals",
     "read_layout",
     "read_rows",
     "read_shape",
+    "read_variances_layout",
     "storage_errors",
+    "variances_bytes",
     "write_arrays",
     "write_text",
 ]

@@ -20,7 +20,11 @@ from hpcnk.store.layout import Layout
 
 
 class Driver(Protocol):
-    """Writes tiles to an existing tile file."""
+    """Writes tiles to an existing tile file. Only the main thread calls `write` unless
+    `any_thread`; `sync` may be called from any.
+    """
+
+    any_thread: bool
 
     def write(self, number: int, tile: NDArray[Any]) -> None:
         """Write one whole tile, shape (b, b), C-contiguous, in the file's dtype."""
@@ -34,6 +38,8 @@ class Driver(Protocol):
 
 class Posix:
     """Raw writes at the offset of the data set."""
+
+    any_thread = True
 
     def __init__(self, layout: Layout, comm: Any) -> None:
         self._layout = layout
@@ -54,7 +60,9 @@ class Posix:
 
 
 class Mpio:
-    """Independent writes through parallel HDF5."""
+    """Independent writes through parallel HDF5: each is a call of MPI."""
+
+    any_thread = False
 
     def __init__(self, layout: Layout, comm: Any) -> None:
         self._file = h5py.File(layout.path, "r+", driver="mpio", comm=comm)

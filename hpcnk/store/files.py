@@ -77,9 +77,12 @@ def raw(array: NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def checksum(array: NDArray[Any]) -> int:
-    """Return the CRC-32 of a C-contiguous array's bytes."""
-    return zlib.crc32(raw(array))
+def checksum(*arrays: NDArray[Any]) -> int:
+    """Return the CRC-32 of the bytes of C-contiguous arrays, one after the other."""
+    found = 0
+    for array in arrays:
+        found = zlib.crc32(raw(array), found)
+    return found
 
 
 def write_at(handle: int, data: memoryview, offset: int) -> None:

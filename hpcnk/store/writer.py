@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from functools import partial
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +20,20 @@ from hpcnk.store.journal import Journal
 from hpcnk.store.layout import Layout
 
 COMMIT_SECONDS = 1.0  # tiles finished within this time share one pair of fsyncs
+WAITING = 1  # tiles that may wait while one is written and the next is computed
+HELD = WAITING + 1  # tiles that a writer keeps in memory, at most
+
+_Task: TypeAlias = Callable[[], None] | None  # None ends the thread
 
 
 class TileWriter:
     """What one rank uses to add tiles to a file. Collective to make and to close.
 
-    A tile is durable after the commit that follows it: at the latest `COMMIT_SECONDS` after the
-    one before, or when the writer is closed. Raises StorageError when the disk fails.
+    A thread writes while the next tile is computed. The mpio driver's writes are calls of MPI,
+    which only the main thread may make: there they are done in `put`, and the thread does all that
+    takes long on a disk, checksums and syncs. A tile is durable at the latest `COMMIT_SECONDS`
+    after it was written, or when the writer is closed. What goes wrong in the thread is raised by
+    the next call: StorageError when the disk fails.
     """
 
     def __init__(self, layout: Layout, driver: str, comm: Any) -> None:
@@ -33,28 +44,33 @@ class TileWriter:
             self._driver: Driver = DRIVERS[driver](layout, comm)
         self._alone = comm.size == 1
         self._committed_at = time.monotonic()
+        self._failure: BaseException | None = None
+        self._tasks: Queue[_Task] = Queue(WAITING)
+        self._thread = Thread(target=self._work, name="hpcnk-writer", daemon=True)
+        self._thread.start()
 
     def put(self, number: int, block: NDArray[Any]) -> None:
-        """Store one computed block of at most (tile, tile) entries, padded with zeros."""
+        """Take one computed block of at most (tile, tile) entries to be stored, zero-padded.
+
+        Waits while another one is waiting already. The block must not be changed afterwards.
+        """
+        self._raise_failure()
         tile = _padded(block, self._layout.grid.tile, self._layout.dtype)
-        with storage_errors("writing", self._layout.path):
-            self._driver.write(number, tile)
-            self._pending.append((number, checksum(tile)))
-            if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
-                self.commit()
+        if not self._driver.any_thread:
+            with storage_errors("writing", self._layout.path):
+                self._driver.write(number, tile)
+        self._tasks.put(partial(self._store, number, tile))
 
     def commit(self) -> None:
-        """Make everything put so far durable. The order is the protocol: data, then journal."""
-        with storage_errors("writing", self._layout.path):
-            if self._pending:
-                self._driver.sync()
-                self._journal.append(self._pending)
-            self._pending = []
-        self._committed_at = time.monotonic()
+        """Make everything put so far durable."""
+        self._tasks.put(self._commit)
+        self._tasks.join()
+        self._raise_failure()
 
     def close(self) -> None:
         """Commit and close. Collective under mpio."""
         self.commit()
+        self._end_thread()
         self._journal.close()
         self._driver.close()
 
@@ -69,8 +85,56 @@ class TileWriter:
         if kind is None:
             self.close()
         elif self._alone:
+            self._end_thread()  # first, for it uses the driver's file
             with suppress(OSError, RuntimeError):
                 self._driver.close()
+
+    def _work(self) -> None:
+        """Do tasks until None. After a failure they are dropped, so that nobody waits for ever."""
+        while True:
+            try:
+                task = self._tasks.get(timeout=COMMIT_SECONDS)
+            except Empty:
+                self._guarded(self._commit)  # the next tile may take hours
+                continue
+            if task is None:
+                return
+            self._guarded(task)
+            del task  # or its tile stays in memory until the next one comes
+            self._tasks.task_done()
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        """Keep the first failure for the main thread, whatever it is."""
+        if self._failure is None:
+            try:
+                task()
+            except BaseException as failure:
+                self._failure = failure
+
+    def _store(self, number: int, tile: NDArray[Any]) -> None:
+        with storage_errors("writing", self._layout.path):
+            if self._driver.any_thread:
+                self._driver.write(number, tile)
+            self._pending.append((number, checksum(tile)))
+        if time.monotonic() - self._committed_at >= COMMIT_SECONDS:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Sync what is pending. The order is the protocol: data, then journal."""
+        with storage_errors("writing", self._layout.path):
+            if self._pending:
+                self._driver.sync()
+                self._journal.append(self._pending)
+            self._pending = []
+        self._committed_at = time.monotonic()
+
+    def _end_thread(self) -> None:
+        self._tasks.put(None)
+        self._thread.join()
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
 
 def mark_complete(layout: Layout, checksums: NDArray[np.uint32]) -> None:

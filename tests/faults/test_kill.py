@@ -19,7 +19,7 @@ KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 def data(tmp_path):
     """Images enough for a kernel phase of a few seconds."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(150, 10, 10, 1))
+    x = rng.normal(size=(150, 16, 16, 1))
     y = rng.integers(0, 2, 150)
     path = tmp_path / "images.npz"
     np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])

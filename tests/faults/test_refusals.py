@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpcnk.engine import device_problem
 from tests.support.folders import digest, edit
 from tests.support.mpi import hpcnk, launch
 
@@ -171,9 +172,62 @@ def test_verify_does_not_mind_entries_near_zero(write_deck, tmp_path):
 
 
 def test_a_back_end_that_is_not_there(write_deck):
-    ended = hpcnk(2, "check", write_deck(kernel={"backend": "gpu"}))
-    assert ended.code == 1, ended.output
-    assert ended.output.count("CPU only") == 1 and "Traceback" not in ended.output
+    problem = device_problem()
+    if not problem:
+        pytest.skip("there is a GPU here")
+    for command in ("check", "run", "kernel", "plan"):
+        ended = hpcnk(2, command, write_deck(kernel={"backend": "gpu"}))
+        assert ended.code == 1, ended.output
+        assert ended.output.count(f"backend gpu: {problem}") == 1, ended.output
+        assert "Traceback" not in ended.output
+
+
+@pytest.fixture
+def no_compiler(tmp_path):
+    """Variables of a process that finds neither a compiler nor what one made before."""
+    return {"CXX": "no-such-compiler", "HPCNK_CACHE": str(tmp_path / "cache")}
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_no_compiler(ranks, done, no_compiler):
+    deck, folder = done
+    for command in ("check", "plan", "kernel", "run"):
+        ended = hpcnk(ranks, command, deck, environment=no_compiler)
+        assert ended.code == 1, ended.output
+        assert ended.output.count("no-such-compiler") == 1, ended.output
+        assert "backend: reference" in ended.output and "Traceback" not in ended.output
+    for command in ("solve", "predict"):  # compute no tiles
+        ended = hpcnk(ranks, command, deck, environment=no_compiler)
+        assert ended.code == 0, ended.output
+    assert hpcnk(0, "status", folder, environment=no_compiler).code == 0
+    ended = hpcnk(0, "verify", folder, environment=no_compiler)
+    assert ended.code == 1 and "no-such-compiler" in ended.output, ended.output
+    ended = hpcnk(0, "doctor", environment=no_compiler)
+    assert ended.code == 1 and "PROBLEM cpu" in ended.output, ended.output
+
+
+def test_the_reference_needs_no_compiler(write_deck, tmp_path, no_compiler):
+    deck = write_deck(kernel={"backend": "reference"})
+    for command in ("check", "plan", "run"):
+        ended = hpcnk(2, command, deck, environment=no_compiler)
+        assert ended.code == 0, ended.output
+    assert "back end reference" in ended.output
+    assert hpcnk(0, "verify", tmp_path / "small", environment=no_compiler).code == 0
+
+
+def test_the_compiler_is_started_before_mpi(write_deck, tmp_path):
+    """An h5py built with MPI starts it when imported; then the library must be there."""
+    compiler = tmp_path / "compiler"
+    compiler.write_text(
+        "#!/bin/sh\n"
+        'if grep -qE "/(libmpi|libhdf5)" /proc/$PPID/maps; then echo with MPI >&2; exit 1; fi\n'
+        'exec c++ "$@"\n'
+    )
+    compiler.chmod(0o755)
+    environment = {"CXX": str(compiler), "HPCNK_CACHE": str(tmp_path / "cache")}
+    ended = hpcnk(3, "run", write_deck(), environment=environment)
+    assert ended.code == 0, ended.output
+    assert len(list((tmp_path / "cache").rglob("host-*.so"))) == 1
 
 
 def test_a_reader_that_goes_away(write_deck):

@@ -93,7 +93,8 @@ def test_a_bad_row_is_named_and_ends_one_rank_cleanly(tmp_path, driver):
     for ranks in (0, 2):
         ended = hpcnk(ranks, "run", deck)
         assert ended.code == 65, ended.output
-        assert "x_test, counted from its row 8" in ended.output
+        assert "row 10: its kernel overflows" in ended.output, ended.output
+        assert "x_test, counted from its row 0" in ended.output
         assert "Traceback" not in ended.output
 
 

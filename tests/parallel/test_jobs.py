@@ -43,6 +43,10 @@ def test_bytes_do_not_depend_on_ranks_and_driver(ranks, driver, write_deck, tmp_
     found, _ = predictions(folder)
     np.testing.assert_allclose(found, first.setdefault("predictions", found), atol=1e-9)
     assert report(folder)["ranks"] == ranks
+    kernel = report(folder)["kernel"]
+    assert 0 < kernel["engine_seconds"]["mean"] <= kernel["engine_seconds"]["max"]
+    assert kernel["engine_share"]["max"] == kernel["engine_seconds"]["max"] / kernel["seconds"] < 1
+    assert "% of the time in the engine" in ended.output
 
 
 def test_results_are_those_of_a_dense_solve(write_deck, tmp_path):

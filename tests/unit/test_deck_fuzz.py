@@ -108,7 +108,7 @@ GOOD_DECKS = st.fixed_dictionaries(
                 "kind": st.sampled_from(["ntk", "nngp"]),
                 "dtype": st.sampled_from(["float32", "float64"]),
                 "tile": st.integers(1, 10**6),
-                "backend": st.sampled_from(["auto", "cpu", "gpu"]),
+                "backend": st.sampled_from(["auto", "cpu", "gpu", "reference"]),
             }
         ),
         "solve": st.fixed_dictionaries(

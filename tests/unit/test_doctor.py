@@ -21,3 +21,10 @@ def test_the_doctor_sees_a_foreign_launcher():
     ended = hpcnk(0, "doctor", environment={"PMI_RANK": "0", "PMI_SIZE": "2"})
     assert ended.code == 1, ended.output
     assert "PROBLEM" in ended.output and "sees 1" in ended.output
+
+
+def test_the_doctor_names_the_compiler_and_the_width_of_vectors():
+    ended = hpcnk(0, "doctor")
+    assert "engine built by" in ended.output and "lanes of float32" in ended.output
+    line = next(line for line in ended.output.splitlines() if " gpu " in line)
+    assert "usable" in line or "not used: " in line

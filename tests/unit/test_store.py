@@ -1,4 +1,7 @@
+import errno
 import os
+import threading
+import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +12,7 @@ import pytest
 from hpcnk import store
 from hpcnk.errors import StorageError, UsageError
 from hpcnk.store import files, writer
-from hpcnk.store.drivers import choose_driver
+from hpcnk.store.drivers import DRIVERS, choose_driver
 from hpcnk.store.journal import LINE_BYTES
 from hpcnk.tiling import CrossGrid, TriangleGrid
 
@@ -111,6 +114,7 @@ def test_the_data_is_durable_before_its_journal_line(created, monkeypatch):
     tiles = store.TileWriter(store.read_layout(path), "posix", ONE)
     monkeypatch.setattr(os, "fsync", fsync)
     tiles.put(0, matrix(4))
+    tiles._tasks.join()
     assert order == ["data", "journal"]
     tiles.close()
 
@@ -121,6 +125,7 @@ def test_nothing_is_journalled_before_the_commit(created, monkeypatch):
     layout = store.read_layout(path)
     tiles = store.TileWriter(layout, "posix", ONE)
     tiles.put(0, matrix(4))
+    tiles._tasks.join()
     assert store.read_journals(layout) == {}
     tiles.close()
     assert set(store.read_journals(layout)) == {0}
@@ -301,3 +306,185 @@ def test_damaged_arrays_are_found(tmp_path):
         with pytest.raises(StorageError, match=r"x in .* damaged"):
             read()
     np.testing.assert_array_equal(store.read_arrays(path, "y/0")[0], np.arange(3))
+
+
+def failing(monkeypatch, name, after=0):
+    """Let a call of `os` fail as on a full disk, once it has been made `after` times."""
+    real, calls = getattr(os, name), []
+
+    def fail(*arguments):
+        calls.append(threading.current_thread().name)
+        if len(calls) > after:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(os, name, fail)
+    return calls
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_what_fails_in_the_writers_thread_is_raised_by_the_next_call(created, monkeypatch, call):
+    path, grid = created
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.0 if call == "fsync" else 1e9)
+    tiles = store.TileWriter(store.read_layout(path), "posix", ONE)
+    calls = failing(monkeypatch, call)
+    whole = matrix(11)
+
+    def put_all():
+        for number in range(grid.count):  # more than the queue holds: nobody waits for ever
+            tile = grid.at(number)
+            tiles.put(number, whole[tile.rows, tile.columns])
+        tiles.close()
+
+    with pytest.raises(StorageError, match="file system is full"):
+        put_all()
+    assert set(calls) == {"hpcnk-writer"}
+    tiles.__exit__(StorageError, None, None)
+    assert not tiles._thread.is_alive()
+
+
+def test_tiles_before_a_failure_stay_and_those_after_do_not_count(created, monkeypatch):
+    path, _ = created
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.0)
+    layout = store.read_layout(path)
+    tiles = store.TileWriter(layout, "posix", ONE)
+    tiles.put(0, matrix(4))
+    tiles.commit()
+    failing(monkeypatch, "pwrite")
+    with pytest.raises(StorageError, match="full"), tiles:
+        tiles.put(1, matrix(4))
+        tiles.put(2, matrix(4))
+    assert set(store.read_journals(layout)) == {0}
+
+
+def test_the_next_tile_is_computed_while_one_is_written(created, monkeypatch):
+    path, _ = created
+    tiles = store.TileWriter(store.read_layout(path), "posix", ONE)
+    going, real = threading.Event(), os.pwrite
+
+    def slow(*arguments):
+        assert going.wait(20)
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", slow)
+    for number in range(writer.HELD):  # one is written, the others wait
+        tiles.put(number, matrix(4))
+    late = threading.Thread(target=tiles.put, args=(5, matrix(3)))
+    late.start()
+    late.join(0.1)
+    assert late.is_alive(), "more tiles are held than planned"
+    going.set()
+    late.join()
+    tiles.close()
+    assert set(store.read_journals(store.read_layout(path))) == {0, 1, 5}
+
+
+def test_a_tile_is_committed_though_none_follows(created, monkeypatch):
+    path, _ = created
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.2)
+    layout = store.read_layout(path)
+    tiles = store.TileWriter(layout, "posix", ONE)
+    tiles.put(0, matrix(4))
+    end = time.monotonic() + 20
+    while not store.read_journals(layout) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert set(store.read_journals(layout)) == {0}
+    tiles.close()
+
+
+def test_the_driver_of_mpi_writes_on_the_main_thread(created, monkeypatch):
+    path, _ = created
+    seen = []
+
+    class Main(DRIVERS["posix"]):
+        any_thread = False
+
+        def write(self, number, tile):
+            seen.append(("write", threading.current_thread() is threading.main_thread()))
+            super().write(number, tile)
+
+        def sync(self):
+            seen.append(("sync", threading.current_thread() is threading.main_thread()))
+            super().sync()
+
+    monkeypatch.setitem(DRIVERS, "main", Main)
+    layout = store.read_layout(path)
+    with store.TileWriter(layout, "main", ONE) as tiles:
+        tiles.put(0, matrix(4))
+    assert seen == [("write", True), ("sync", False)]
+    assert not DRIVERS["mpio"].any_thread
+    assert set(store.read_journals(layout)) == {0}
+
+
+ROWS = {"x_train": 150, "x_test": 5}
+
+
+def variances_of(path, positions=3, dtype="float32"):
+    """A complete file of variances, and what is in it."""
+    layout = store.create_variances(path, ROWS, positions, np.dtype(dtype), {"kernel.kind": "ntk"})
+    rng = np.random.default_rng(0)
+    parts = {
+        part: (rng.random((n, positions)).astype(dtype), rng.random(n)) for part, n in ROWS.items()
+    }
+    with store.VariancesWriter(layout) as file:
+        for part, (variances, diagonal) in parts.items():
+            for start in range(0, ROWS[part], 128):  # two blocks at a time
+                rows = slice(start, start + 128)
+                file.put(part, start, variances[rows], diagonal[rows])
+        file.sync()
+    assert not store.read_variances_layout(path).complete
+    store.mark_variances_complete(layout)
+    return store.read_variances_layout(path), parts
+
+
+@pytest.mark.parametrize("positions", [0, 3])
+def test_variances_come_back(tmp_path, positions):
+    layout, parts = variances_of(tmp_path / "v.h5", positions)
+    assert layout.complete and layout.rows == ROWS and layout.positions == positions
+    assert layout.provenance == {"kernel.kind": "ntk"} and layout.dtype == np.float32
+    with store.VariancesReader(layout) as reader:
+        reader.check()
+        for name, start, stop in (
+            ("x_train", 0, 150),
+            ("x_train", 63, 65),
+            ("x_train", 70, 71),
+            ("x_train", 130, 150),
+            ("x_test", 1, 5),
+        ):
+            found = reader.read(name, slice(start, stop))
+            for one, whole in zip(found, parts[name], strict=True):
+                np.testing.assert_array_equal(one, whole[start:stop])
+
+
+@pytest.mark.parametrize("name", ["variances", "diagonal", "checksums"])
+def test_damaged_variances_are_found(tmp_path, name):
+    layout, _ = variances_of(tmp_path / "v.h5")
+    size = {"variances": 12, "diagonal": 8, "checksums": 4 / 64}[name]
+    place = layout.offsets[f"x_train/{name}"] + int(70 * size)
+    data = bytearray(layout.path.read_bytes())
+    data[place] ^= 1
+    layout.path.write_bytes(data)
+    with store.VariancesReader(layout) as reader:
+        reader.read("x_train", slice(0, 64))
+        reader.read("x_test", slice(0, 5))
+        for read in (lambda: reader.read("x_train", slice(60, 66)), reader.check):
+            with pytest.raises(StorageError, match=r"x_train .* rows from 64 on"):
+                read()
+
+
+def test_variances_are_durable_before_the_mark(tmp_path, monkeypatch):
+    layout, _ = variances_of(tmp_path / "v.h5")
+    log = []
+    logged(monkeypatch, log)
+    with store.VariancesWriter(layout) as file:
+        file.put("x_test", 0, np.zeros((5, 3), np.float32), np.zeros(5))
+        file.sync()
+    store.mark_variances_complete(layout)
+    assert [what for what, _ in log] == ["pwrite"] * 3 + ["fsync", "pwrite", "fsync"]
+    assert log[4] == ("pwrite", layout.offsets["complete"])
+
+
+def test_another_file_is_no_file_of_variances(tmp_path):
+    store.write_arrays(tmp_path / "a.h5", {"x": np.ones(3)}, {})
+    with pytest.raises(StorageError, match="no file of variances"):
+        store.read_variances_layout(tmp_path / "a.h5")

@@ -21,14 +21,13 @@ template <class T> HPCNK_INLINE void finish(const Work<T>& w, long long pair) {
 }
 
 // A stage of one pixel: all layers on one entry. A network without pixels takes its scalar products
-// from `out` and leaves the kernel there.
+// from `products` and leaves the kernel in `out`.
 template <class T> HPCNK_INLINE void chain(const Work<T>& w, long long pair) {
     const Stage& s = *w.stage;
     const Rows rows = rows_of(w.first + pair, w.columns, w.upper);
-    T* out = w.out + rows.left * w.out_stride + rows.right;
     Entry<T> held[CHAIN_SLOTS], e{T(0), T(0)};
-    if (w.direct) {
-        e.s = *out;
+    if (w.products) {
+        e.s = w.products[rows.left * w.products_stride + rows.right];
     } else {
         const long long place = w.tables[s.source].place;
         e.s = tensor_of(w, pair, 0)[place];
@@ -43,8 +42,8 @@ template <class T> HPCNK_INLINE void chain(const Work<T>& w, long long pair) {
         held[op.place] = e;
     }
     const T scale = T(s.scale);
-    if (w.direct) {
-        *out = scale * (w.tangent ? e.t : e.s);
+    if (w.products) {
+        w.out[rows.left * w.out_stride + rows.right] = scale * (w.tangent ? e.t : e.s);
     } else {
         const long long place = w.tables[s.target].place;
         tensor_of(w, pair, 0)[place] = scale * e.s;
@@ -60,7 +59,7 @@ template <class T> HPCNK_INLINE void deliver(const Work<T>& w, long long pair) {
 
 // A residual sum around a pool: entry k of all pairs' tensors.
 template <class T> HPCNK_INLINE void add(const Work<T>& w, long long k) {
-    const Tensor &a = w.tables[w.left], &b = w.tables[w.right], &c = w.tables[w.target];
+    const Tensor &a = w.tables[w.left_tensor], &b = w.tables[w.right_tensor], &c = w.tables[w.target];
     const long long size = c.height * c.width;
     const long long entries = size * c.planes_y * c.planes_x;
     const long long pair = k / entries, entry = k % entries;

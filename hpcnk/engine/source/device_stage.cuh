@@ -36,11 +36,10 @@ template <class T> struct PlaneWork {
 template <class T>
 HPCNK_INLINE T product(const PlaneWork<T>& p, long long left, long long right) {
     const Work<T>& w = p.w;
-    const long long inputs = (long long)w.channels * w.pixels;
-    const T* a = w.left_x + p.rows.left * inputs + left;
-    const T* b = w.right_x + p.rows.right * inputs + right;
+    const T *a = w.left + p.rows.left * w.length, *b = w.right + p.rows.right * w.length;
     T sum = T(0);
-    for (int c = 0; c < w.channels; ++c) sum += a[(long long)c * w.pixels] * b[(long long)c * w.pixels];
+    for (int c = 0; c < w.channels; ++c)
+        sum += a[input_at(c, left, w.pixels)] * b[input_at(c, right, w.pixels)];
     return sum;
 }
 
@@ -122,11 +121,11 @@ HPCNK_INLINE Entry<T> finished(const Work<T>& w, const Operation& op, Entry<T> s
     e.t = op.affine ? sum.t * weight + e.s : sum.t * weight;
     if (op.plus != NOTHING) {
         e.s += plus_weight * plus.s;
-        if (op.plus_tangent) e.t += plus_weight * plus.t;
+        e.t += plus_weight * plus.t;
     }
     const int count = factor_count(op.point);
-    const T* a = w.left_factors + (long long)rows.left * w.factors + op.factor + left * count;
-    const T* b = w.right_factors + (long long)rows.right * w.factors + op.factor + right * count;
+    const T* a = w.left + rows.left * w.length + op.factor + left * count;
+    const T* b = w.right + rows.right * w.length + op.factor + right * count;
     pointwise(e, op.point, w.tangent, a, b);
     return e;
 }

@@ -1,0 +1,63 @@
+"""Rows on a GPU, and blocks on their way back from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpcnk.engine.device_kinds import Copied, DeviceArray
+from hpcnk.engine.host import mirror
+from hpcnk.engine.prepared import Described
+from hpcnk.kernels.plan import Plan
+
+
+@dataclass(frozen=True)
+class DeviceRows:
+    """Rows in the device's memory; slices share it.
+
+    `numbers`: (rows, length), inputs and factors. `x`: (rows, channels), of a network without
+    pixels, whose scalar products come from a matrix product.
+    """
+
+    plan: Plan
+    numbers: DeviceArray
+    x: DeviceArray | None
+    described: Described
+
+    @property
+    def diagonal(self) -> NDArray:
+        """The exact K(x, x) of each row, float64."""
+        return self.described.diagonal
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in the device's memory."""
+        return int(self.numbers.nbytes) + (0 if self.x is None else int(self.x.nbytes))
+
+    def __len__(self) -> int:
+        return len(self.described)
+
+    def __getitem__(self, rows: slice) -> DeviceRows:
+        x = None if self.x is None else self.x[rows]
+        return DeviceRows(self.plan, self.numbers[rows], x, self.described[rows])
+
+
+class PendingBlock:
+    """A block that the device is computing or sending. `result` may be called by another thread."""
+
+    def __init__(self, copied: Copied | None, empty: NDArray, rows: DeviceRows | None) -> None:
+        self._copied = copied
+        self._block = empty
+        self._rows = rows
+
+    def result(self) -> NDArray:
+        """Wait for the block, (left, right) in the engine's dtype. Raises BackendError."""
+        if self._copied is not None:
+            self._block = np.ascontiguousarray(self._copied.result(), self._block.dtype)
+            self._copied = None
+            if self._rows is not None:
+                mirror(self._block)
+                np.fill_diagonal(self._block, self._rows.diagonal)
+        return self._block
