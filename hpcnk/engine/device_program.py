@@ -145,6 +145,8 @@ class _Builder:
 
     def _add(self, step: tables.Step, sizes: Sequence[int]) -> None:
         if step.stage == NOTHING:
+            planes = {_planes_of(self.tensors[k]) for k in (step.left, step.right, step.target)}
+            assert len(planes) == 1, "a residual sum keeps offsets"
             self.calls.append(Call("add", step=step))
             return
         number = int(step.stage)
@@ -178,6 +180,10 @@ class _Builder:
 def _planes(stage: tables.Stage) -> int:
     """Offsets that a stage is wanted at."""
     return int((2 * stage.reach_y + 1) * (2 * stage.reach_x + 1))
+
+
+def _planes_of(tensor: tables.Tensor) -> tuple[int, int]:
+    return int(tensor.planes_y), int(tensor.planes_x)
 
 
 def _copy(table: Table) -> Table:

@@ -104,6 +104,24 @@ def test_a_residual_sum_around_a_pool_keeps_a_tensor():
     np.testing.assert_allclose(got, host.symmetric_block(host.prepare(x)), rtol=1e-12)
 
 
+ODD = [CONV, "layer_norm", {"avg_pool": 2}, CONV, "relu", "global_avg_pool", "dense"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [(ODD, (3, 5, 1)), ([CONV, "relu", "flatten", "dense"], (300, 3, 1))],
+    ids=["odd number of factors before a fast stage", "taller than a warp's stream of rows"],
+)
+def test_odd_and_tall_images(layers, shape, dtype):
+    mine = device_engine(layers, "ntk", dtype, EmulatedDevice())
+    twin = engine_for(layers, "ntk", "float64", "reference")
+    assert "stream" in [call.name for call in mine.program(shape).calls]
+    x = images(3, shape)
+    got, expected = (e.symmetric_block(e.prepare(x)) for e in (mine, twin))
+    np.testing.assert_allclose(got, expected, rtol=1e-11 if dtype == "float64" else 1e-5)
+
+
 @pytest.mark.parametrize(
     ("width", "registers", "columns"),
     [

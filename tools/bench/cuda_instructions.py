@@ -60,7 +60,7 @@ def output(*command):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def count(binary, layers):
+def count(binary, stage):
     """Measure a binary of `hpcnk_stream`: registers, stack, the loop over rows."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "stream.cubin")
@@ -74,7 +74,7 @@ def count(binary, layers):
         "stack_bytes": number(usage, "STACK"),
         "loop_instructions": loop,
         "el_layers_in_loop": el_layers,
-        "rows_in_loop": el_layers / layers,
+        "rows_in_loop": el_layers / (stage.layers * stage.columns),
         "local_memory_in_loop": kinds["LDL"] + kinds["STL"],
         "instructions_per_el_layer": round(loop / el_layers, 2),
         "kinds": dict(kinds.most_common()),
@@ -121,7 +121,7 @@ def measure(name, architecture, compiler):
     calls = [call for call in program.calls if call.shape is not None]
     stage = calls[number_of_stage].shape
     module = stream_module(np.dtype(np.float32), stage)
-    found = count(compiler.compile(module, architecture), stage.layers)
+    found = count(compiler.compile(module, architecture), stage)
     found["pixels_of_a_lane"] = stage.columns
     found["ceiling_el_layers_per_s_h200"] = (
         H200_LANE_INSTRUCTIONS / found["instructions_per_el_layer"]

@@ -57,28 +57,20 @@ template <class T> HPCNK_INLINE void deliver(const Work<T>& w, long long pair) {
     w.out[rows.left * w.out_stride + rows.right] = found[w.tables[w.result].place];
 }
 
-// A residual sum around a pool: entry k of all pairs' tensors.
+// A residual sum around a pool: entry k of all pairs' tensors, which hold the same planes all three.
 template <class T> HPCNK_INLINE void add(const Work<T>& w, long long k) {
-    const Tensor &a = w.tables[w.left_tensor], &b = w.tables[w.right_tensor], &c = w.tables[w.target];
-    const long long size = c.height * c.width;
-    const long long entries = size * c.planes_y * c.planes_x;
+    const Tensor &a = w.tables[w.left_tensor], &b = w.tables[w.right_tensor];
+    const Tensor& c = w.tables[w.target];
+    const long long entries = (long long)c.planes_y * c.planes_x * c.height * c.width;
     const long long pair = k / entries, entry = k % entries;
-    int dy = int(entry / size / c.planes_x), dx = int(entry / size % c.planes_x);
-    if (dy > c.reach_y) dy -= c.planes_y;
-    if (dx > c.reach_x) dx -= c.planes_x;
-    const long long at = entry % size;
-    const long long from_a =
-        a.place + (wrapped(dy, a.planes_y) * (long long)a.planes_x + wrapped(dx, a.planes_x)) * size;
-    const long long from_b =
-        b.place + (wrapped(dy, b.planes_y) * (long long)b.planes_x + wrapped(dx, b.planes_x)) * size;
     const T wa = T(w.left_weight), wb = T(w.right_weight);
-    const T* s = tensor_of(w, pair, 0);
-    tensor_of(w, pair, 0)[c.place + entry] = wa * s[from_a + at] + wb * s[from_b + at];
+    T* s = tensor_of(w, pair, 0);
+    s[c.place + entry] = wa * s[a.place + entry] + wb * s[b.place + entry];
     if (!w.tangent) return;
-    const T* t = tensor_of(w, pair, 1);
-    const T left = w.left_tangent ? wa * t[from_a + at] : T(0);
-    const T right = w.right_tangent ? wb * t[from_b + at] : T(0);
-    tensor_of(w, pair, 1)[c.place + entry] = left + right;
+    T* t = tensor_of(w, pair, 1);
+    const T left = w.left_tangent ? wa * t[a.place + entry] : T(0);
+    const T right = w.right_tangent ? wb * t[b.place + entry] : T(0);
+    t[c.place + entry] = left + right;
 }
 
 }  // namespace hpcnk

@@ -279,7 +279,8 @@ template <class T, class S> class Stream {
         return sum;
     }
 
-    // Rows and lanes of one window are added up before they go to the tensor. What follows from x:
+    // Rows and lanes of one window are added up before they go to the tensor; a window that the edge
+    // cuts off adds up what is not its own, and goes nowhere. What follows from x:
     HPCNK_INLINE void aim() {
         HPCNK_UNROLL
         for (int j = 0; j < s.columns; ++j) {
@@ -292,8 +293,7 @@ template <class T, class S> class Stream {
                 + first;
             HPCNK_UNROLL
             for (int k = 1; k < s.window_x; ++k)
-                shared[k - 1][j] = flag((inside + k < s.window_x) & (inside_right + k < s.window_x)
-                                        & (x + k < s.width) & (xr[j] + k < s.width));
+                shared[k - 1][j] = flag((inside + k < s.window_x) & (inside_right + k < s.window_x));
         }
     }
 
