@@ -1,10 +1,10 @@
 """Plans a kernel block for a device and computes it."""
 
-from hpcnk.engine.device import device_problem
+from hpcnk.engine.device.problem import device_problem
 from hpcnk.engine.interface import Engine
 from hpcnk.engine.kernel import Kernel
 from hpcnk.engine.make import make_engine
-from hpcnk.engine.pending import Pending, start_block
+from hpcnk.engine.pending import Pending
 from hpcnk.engine.prepared import Described
 from hpcnk.engine.threads import asked_threads, usable_cores
 
@@ -16,6 +16,5 @@ __all__ = [
     "asked_threads",
     "device_problem",
     "make_engine",
-    "start_block",
     "usable_cores",
 ]

@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from hpcnk.engine.inputs import checked_rows
 from hpcnk.engine.library import Bound, host_library
+from hpcnk.engine.pending import ComputesAtOnce
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.prepared import Described, checked
 from hpcnk.engine.program import make_program
@@ -87,7 +88,7 @@ def vectors(array: NDArray, lanes: int) -> NDArray:
     return made
 
 
-class HostEngine:
+class HostEngine(ComputesAtOnce):
     """Computes blocks of one architecture's kernel on the CPU; the same bytes for any `threads`.
 
     Raises BackendError if the compiled library cannot be had.

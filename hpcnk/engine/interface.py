@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.engine.pending import Pending
 from hpcnk.engine.prepared import Described
 from hpcnk.kernels.spec import Architecture
 
@@ -24,6 +25,7 @@ class Engine(Protocol):
     kind: str
     dtype: np.dtype
     threads: int
+    ahead: int  # blocks to begin before the first one's result is taken
 
     def describe(self, x: NDArray) -> Described:
         """Compute what is known of each row alone; x is (rows, *input_shape)."""
@@ -41,10 +43,18 @@ class Engine(Protocol):
         """Kernel of the rows with themselves: exactly symmetric, with the exact diagonal."""
         ...
 
+    def start_block(self, left: Any, right: Any = None) -> Pending:
+        """Begin the block of `left` with `right`, or of `left` with itself without it."""
+        ...
+
     def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:
         """Bound the temporaries of all threads on the host, in bytes."""
         ...
 
     def prepared_bytes(self, input_shape: tuple[int, ...]) -> int:
         """Bound the bytes that one prepared row keeps in memory."""
+        ...
+
+    def device_bytes(self, input_shape: tuple[int, ...], tile: int, rows: int | None = None) -> int:
+        """Bound the GPU memory for tiles of `tile` rows and `rows` prepared rows, in bytes."""
         ...

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcnk.engine.device import device_problem
-from hpcnk.engine.device_cupy import cupy_device
-from hpcnk.engine.device_engine import DeviceEngine
+from hpcnk.engine.device.cuda import cupy_device
+from hpcnk.engine.device.engine import DeviceEngine
+from hpcnk.engine.device.problem import device_problem
 from hpcnk.engine.host import HostEngine
 from hpcnk.engine.interface import Engine
 from hpcnk.engine.reference import ReferenceEngine

@@ -1,18 +1,16 @@
-"""Beginning a block now and taking it later, whatever the back end.
+"""Beginning a block now and taking it later.
 
-Start the next block before taking the last one's result: a GPU then computes while a block is
+Begin the next block before taking the last one's result: a GPU then computes while a block is
 copied out and written. A CPU engine has computed the block when `start_block` returns.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
-
-from hpcnk.engine.device_engine import DeviceEngine
-from hpcnk.engine.interface import Engine
 
 
 class Pending(Protocol):
@@ -24,18 +22,33 @@ class Pending(Protocol):
 
 
 @dataclass(frozen=True)
-class _Computed:
+class Computed:
+    """A block that is there."""
+
     block: NDArray
 
     def result(self) -> NDArray:
+        """Return the block."""
         return self.block
 
 
-def start_block(engine: Engine, left: Any, right: Any = None) -> Pending:
-    """Begin the block of `left` with `right`, or of `left` with itself where `right` is None."""
-    if isinstance(engine, DeviceEngine):
-        if right is None:
-            return engine.start_symmetric_block(left)
-        return engine.start_block(left, right)
-    block = engine.symmetric_block(left) if right is None else engine.block(left, right)
-    return _Computed(block)
+class ComputesAtOnce:
+    """What engines on the CPU share: nothing is begun before the last block is taken."""
+
+    ahead = 0
+
+    @abstractmethod
+    def block(self, left: Any, right: Any) -> NDArray:
+        """Kernel of all rows of `left` with all rows of `right`."""
+
+    @abstractmethod
+    def symmetric_block(self, prepared: Any) -> NDArray:
+        """Kernel of the rows with themselves."""
+
+    def start_block(self, left: Any, right: Any = None) -> Pending:
+        """Compute the block of `left` with `right`, or of `left` with itself without it."""
+        return Computed(self.symmetric_block(left) if right is None else self.block(left, right))
+
+    def device_bytes(self, input_shape: tuple[int, ...], tile: int, rows: int | None = None) -> int:
+        """Give the GPU memory that is needed: none."""
+        return 0

@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 
 from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
+from hpcnk.engine.pending import ComputesAtOnce
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.prepared import Described, checked
 from hpcnk.engine.threads import for_each
@@ -53,7 +54,7 @@ class ReferenceRows:
         return ReferenceRows(self.plan, self.images[rows], self.described[rows])
 
 
-class ReferenceEngine:
+class ReferenceEngine(ComputesAtOnce):
     """Computes blocks of one architecture's kernel; the same bytes for any `threads`."""
 
     backend = "reference"

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 
 from hpcnk.comm import agreement, any_rank, on_root, place_on_host
 from hpcnk.engine import Engine, make_engine
-from hpcnk.engine.device_engine import DeviceEngine
 from hpcnk.errors import BackendError, Stopped, StorageError
 from hpcnk.report import Progress, count, duration
 from hpcnk.run.blocks import Blocks, kept_blocks
@@ -215,14 +213,13 @@ class _Tiles:
             )
 
     def _begun(self, work: _Work, mine: list[int]) -> Iterator[tuple[int, Result]]:
-        """Begin tiles until a signal comes; give each when the next one has been begun on a GPU."""
-        ahead = 1 if isinstance(self.engine, DeviceEngine) else 0
+        """Begin tiles until a signal comes, as many ahead as the engine likes."""
         begun: deque[tuple[int, Result]] = deque()
         for number, following in zip_longest(mine, mine[1:]):
             if self.session.stop.requested:
                 break
             begun.append((number, self._begin(work, number, following)))
-            if len(begun) > ahead:
+            if len(begun) > self.engine.ahead:
                 yield begun.popleft()
         yield from begun
 
@@ -232,12 +229,8 @@ class _Tiles:
         if following is not None:
             for side in work.sides(work.grid.at(following)):
                 self.blocks.ahead(*side)
-        engine, symmetric = self.engine, len(sides) == 1
-        if isinstance(engine, DeviceEngine):
-            with self.clock.running():
-                start = engine.start_symmetric_block if symmetric else engine.start_block
-                return start(*sides).result
-        return partial(engine.symmetric_block if symmetric else engine.block, *sides)
+        with self.clock.running():
+            return self.engine.start_block(*sides).result
 
 
 def _progress(session: Session, work: _Work, layout: Layout) -> Progress:

@@ -10,7 +10,6 @@ import numpy as np
 
 from hpcnk.comm import agreement, place_on_host
 from hpcnk.engine import Engine
-from hpcnk.engine.device_engine import DeviceEngine
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.program import make_program
 from hpcnk.errors import UsageError
@@ -23,7 +22,7 @@ from hpcnk.store import read_shape
 from hpcnk.store.writer import HELD
 
 FLOAT64 = 8  # bytes
-AHEAD = 2  # blocks on their way from a GPU, in pinned memory
+PINNED = 2  # blocks on their way from a GPU, in pinned memory, for each that is begun ahead
 BLAS_BYTES = 2 << 20  # that matrix products of networks without pixels take, about
 KEPT_BACK = 1.12  # the allocator does not give all of what is freed back to the system
 VECTOR = 64  # bytes of the longest; rows of a tile that end within one are copied by the engine
@@ -95,14 +94,13 @@ def _tiles(engine: Engine, tile: int) -> int:
     """Return the bytes of the tile that is computed, those that wait and are written."""
     working = working_dtype(engine.architecture, engine.dtype)
     copied = working != engine.dtype or tile * working.itemsize % VECTOR != 0
-    pinned = AHEAD if isinstance(engine, DeviceEngine) else 0
-    return tile**2 * ((1 + HELD) * engine.dtype.itemsize + (copied + pinned) * working.itemsize)
+    return tile**2 * (
+        (1 + HELD) * engine.dtype.itemsize + (copied + PINNED * engine.ahead) * working.itemsize
+    )
 
 
 def device_memory(engine: Engine, job: Job) -> int:
     """Return the GPU memory of one rank; 0 for engines that use none."""
-    if not isinstance(engine, DeviceEngine):
-        return 0
     kept = kept_blocks(engine.prepared_bytes(job.input_shape), job.tile)
     return engine.device_bytes(job.input_shape, job.tile, kept * job.tile)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from hpcnk.engine.device_source import OPTIONS, Compiled
+from hpcnk.engine.device.source import OPTIONS, Compiled
 
 ABSENT = (
     "no CUDA compiler: pip install nvidia-cuda-nvrtc-cu12, or put nvcc on the PATH, to compile the "

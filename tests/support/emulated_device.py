@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine.build import SOURCE, find_compiler
-from hpcnk.engine.device_engine import DeviceEngine
-from hpcnk.engine.device_source import Compiled
-from hpcnk.engine.device_tables import THREADS, WARP, Shape
+from hpcnk.engine.device.engine import DeviceEngine
+from hpcnk.engine.device.source import Compiled
+from hpcnk.engine.device.tables import THREADS, WARP, Shape
 from hpcnk.kernels import parse
 
 GUARD = 256

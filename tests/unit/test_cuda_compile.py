@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hpcnk.engine.device_program import device_program
-from hpcnk.engine.device_source import KERNELS, SOURCE, STREAM, Compiled, stream_module
+from hpcnk.engine.device.program import device_program
+from hpcnk.engine.device.source import KERNELS, SOURCE, STREAM, Compiled, stream_module
 from hpcnk.kernels import parse
 from tests.support.cuda_compilers import ABSENT, CudaError, find_nvcc, find_nvrtc
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcnk.engine import device_launch, device_problem, make_engine, start_block
-from hpcnk.engine.device_tables import Shape, Work32, Work64
+from hpcnk.engine import device_problem, make_engine
+from hpcnk.engine.device import launch as device_launch
+from hpcnk.engine.device.tables import Shape, Work32, Work64
 from hpcnk.errors import BackendError, UsageError
 from hpcnk.kernels import parse
 from tests.support.emulated_device import EmulatedDevice, device_engine, emulation
@@ -116,7 +117,7 @@ def test_slices_and_parts_agree(device):
 def test_blocks_may_be_begun_before_others_are_taken(device):
     engine = device_engine(PATHS["gap"], "ntk", "float32", device)
     a, b = (engine.prepare(images(3, SHAPE, seed)) for seed in (0, 1))
-    begun = [engine.start_block(a, b), engine.start_symmetric_block(a), engine.start_block(b, a)]
+    begun = [engine.start_block(a, b), engine.start_block(a), engine.start_block(b, a)]
     blocks = [pending.result() for pending in reversed(begun)]
     np.testing.assert_allclose(blocks[0], blocks[2].T, rtol=1e-5)
     assert (blocks[1] == begun[1].result()).all()
@@ -130,8 +131,8 @@ def test_every_back_end_begins_blocks(backend, device):
     else:
         engine = engine_for(PATHS["cv"], backend=backend)
     a, b = (engine.prepare(images(3, SHAPE, seed)) for seed in (0, 1))
-    assert (start_block(engine, a, b).result() == engine.block(a, b)).all()
-    assert (start_block(engine, a).result() == engine.symmetric_block(a)).all()
+    assert (engine.start_block(a, b).result() == engine.block(a, b)).all()
+    assert (engine.start_block(a).result() == engine.symmetric_block(a)).all()
 
 
 def test_no_rows(device):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcnk.engine.device_stream import columns_of
+from hpcnk.engine.device.stream import columns_of
 from tests.support.emulated_device import EmulatedDevice, device_engine
 from tests.support.engines import engine_for, images
 

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from hpcnk.engine.device_program import device_program
-from hpcnk.engine.device_source import stream_module
+from hpcnk.engine.device.program import device_program
+from hpcnk.engine.device.source import stream_module
 from hpcnk.kernels import parse
 from tests.support.cuda_compilers import ABSENT, find_nvcc, find_nvrtc
 

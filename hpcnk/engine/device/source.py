@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcnk.engine.device_tables import Shape
+from hpcnk.engine.device.tables import Shape
 
-SOURCE = Path(__file__).parent / "source"
+SOURCE = Path(__file__).parents[1] / "source"
 OPTIONS = ("--std=c++17",)
 KERNELS = ("hpcnk_planes", "hpcnk_finish", "hpcnk_chain", "hpcnk_deliver", "hpcnk_add")
 STREAM = "hpcnk_stream"

@@ -13,10 +13,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.engine.device_kinds import Device, DeviceArray
-from hpcnk.engine.device_launch import Batch, Launcher
-from hpcnk.engine.device_program import DeviceProgram, device_program
-from hpcnk.engine.device_rows import DeviceRows, PendingBlock
+from hpcnk.engine.device.kinds import Device, DeviceArray
+from hpcnk.engine.device.launch import Batch, Launcher
+from hpcnk.engine.device.program import DeviceProgram, device_program
+from hpcnk.engine.device.rows import DeviceRows, PendingBlock
 from hpcnk.engine.host import HostEngine
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.prepared import Described
@@ -36,6 +36,7 @@ class DeviceEngine:
     """
 
     backend = "gpu"
+    ahead = 1
 
     def __init__(
         self, architecture: Architecture, kind: str, dtype: np.dtype, threads: int, device: Device
@@ -72,10 +73,12 @@ class DeviceEngine:
 
         Computes the pairs above the diagonal only.
         """
-        return self.start_symmetric_block(prepared).result()
+        return self.start_block(prepared).result()
 
-    def start_block(self, left: DeviceRows, right: DeviceRows) -> PendingBlock:
-        """Begin a block; its `result()` is what `block` returns. Start the next one before."""
+    def start_block(self, left: DeviceRows, right: DeviceRows | None = None) -> PendingBlock:
+        """Begin the block of `left` with `right`, or of `left` with itself without it."""
+        if right is None:
+            return self._start_symmetric(left)
         if left.plan != right.plan:
             raise UsageError(
                 f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
@@ -92,8 +95,7 @@ class DeviceEngine:
             self._launcher(left.plan).run(Batch(left.numbers, right.numbers, shape, pairs), out)
         return PendingBlock(self._device.download(out), np.empty(0, self.dtype), None)
 
-    def start_symmetric_block(self, prepared: DeviceRows) -> PendingBlock:
-        """Begin a symmetric block; its `result()` is what `symmetric_block` returns."""
+    def _start_symmetric(self, prepared: DeviceRows) -> PendingBlock:
         count = len(prepared)
         if count == 0:
             return PendingBlock(None, np.empty((0, 0), self.dtype), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hpcnk.engine.device_tables import MAX_COLUMNS, MAX_LAYERS, MAX_WINDOW, WARP, Shape
+from hpcnk.engine.device.tables import MAX_COLUMNS, MAX_LAYERS, MAX_WINDOW, WARP, Shape
 from hpcnk.engine.tables import END_POOL, END_TENSOR, IMAGES, Operation, Stage, Tensor
 
 # Rows that a group of lanes goes through before it ends. Its first `layers` rows leave nothing, so

@@ -1,4 +1,4 @@
-"""CUDA through CuPy: the only module that imports it beside `device.py`.
+"""CUDA through CuPy: the only module that imports it beside `problem.py`.
 
 All work goes to one stream in the order it is asked for; results leave through a second one, into
 pinned memory, so that a copy runs beside the next block's kernels. No kernel of CuPy's own is used.
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.engine.device import device_problem
-from hpcnk.engine.device_kinds import DeviceArray
-from hpcnk.engine.device_source import OPTIONS, Compiled
+from hpcnk.engine.device.kinds import DeviceArray
+from hpcnk.engine.device.problem import device_problem
+from hpcnk.engine.device.source import OPTIONS, Compiled
 from hpcnk.errors import BackendError
 
 MEMORY_ADVICE = "use a smaller `tile`, or start fewer ranks for each GPU"
@@ -46,7 +46,7 @@ def cupy_device(local_rank: int) -> CupyDevice:
 
 
 class CupyDevice:
-    """One GPU; see device_kinds.py for what the methods promise."""
+    """One GPU; see kinds.py for what the methods promise."""
 
     def __init__(self, cupy: Any, number: int) -> None:
         self._cupy = cupy

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.engine.device_kinds import Copied, DeviceArray
+from hpcnk.engine.device.kinds import Copied, DeviceArray
 from hpcnk.engine.host import mirror
 from hpcnk.engine.prepared import Described
 from hpcnk.kernels.plan import Plan

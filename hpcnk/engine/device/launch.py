@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from hpcnk.engine import tables
-from hpcnk.engine.device_kinds import Device, DeviceArray
-from hpcnk.engine.device_program import Call, DeviceProgram
-from hpcnk.engine.device_source import STREAM, Compiled, stream_module
-from hpcnk.engine.device_tables import THREADS, WARP, Shape, work_type
+from hpcnk.engine.device.kinds import Device, DeviceArray
+from hpcnk.engine.device.program import Call, DeviceProgram
+from hpcnk.engine.device.source import STREAM, Compiled, stream_module
+from hpcnk.engine.device.tables import THREADS, WARP, Shape, work_type
 
 BUDGET_BYTES = 1 << 30  # tensors and partial sums of a sub-batch
 SCRATCH_BYTES = 1 << 28  # planes too large for shared memory, of all blocks at work

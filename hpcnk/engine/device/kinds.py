@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.engine.device_source import Compiled
+from hpcnk.engine.device.source import Compiled
 
 DeviceArray = Any  # cupy.ndarray, or numpy.ndarray in the emulation
 

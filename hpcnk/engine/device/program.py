@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine import tables
-from hpcnk.engine.device_buffers import buffer_sizes, last_readers, place_buffers
-from hpcnk.engine.device_stream import stream_shape
-from hpcnk.engine.device_tables import CHAIN_SLOTS, Shape
+from hpcnk.engine.device.buffers import buffer_sizes, last_readers, place_buffers
+from hpcnk.engine.device.stream import stream_shape
+from hpcnk.engine.device.tables import CHAIN_SLOTS, Shape
 from hpcnk.engine.program import FACTORS, make_program
 from hpcnk.engine.tables import END_MEAN, IMAGES, NOTHING
 from hpcnk.kernels.plan import Plan
