@@ -26,7 +26,8 @@ class Examples:
     """The selected rows as stored.
 
     `x_*` (rows, *input_shape) in the stored type; `y_*` classes (rows,) int64 or targets
-    (rows, outputs) float64; `train_rows`, `test_rows` their row numbers in the data set.
+    (rows, outputs) float64; `train_rows`, `test_rows` their row numbers in the data set. `x_fit`
+    are the inputs that whitening is fitted on, `fit_rows` their numbers.
     `classes` is None for regression. The digests are SHA-256, in hexadecimal, of shapes, types
     and bytes of x and y: of each part, and of the two part digests together.
     """
@@ -37,6 +38,8 @@ class Examples:
     y_test: Array
     train_rows: RowNumbers
     test_rows: RowNumbers
+    x_fit: Array
+    fit_rows: RowNumbers
     task: Task
     classes: int | None
     digest_train: str
@@ -68,6 +71,7 @@ def describe(section: DataSection) -> Description:
         available,
         train_rows=len(_rows(section, source, available, "train")),
         test_rows=len(_rows(section, source, available, "test")),
+        fit_rows=available.train_rows if _fits_all(section) else 0,
     )
 
 
@@ -82,7 +86,13 @@ def load(section: DataSection) -> Examples:
     test = _rows(section, source, available, "test")
     x_train, y_train = _read(source, "train", train)
     x_test, y_test = _read(source, "test", test)
+    fit, x_fit = train, x_train
+    if _fits_all(section):
+        fit = np.arange(available.train_rows)
+        x_fit = x_train if len(fit) == len(train) else _read(source, "train", fit)[0]
     digests = _digest(x_train, y_train), _digest(x_test, y_test)
+    if x_fit is not x_train:  # what whitening is fitted on is part of the training data
+        digests = _joined(digests[0], _digest(x_fit, fit)), digests[1]
     return Examples(
         x_train=x_train,
         y_train=y_train,
@@ -90,12 +100,18 @@ def load(section: DataSection) -> Examples:
         y_test=y_test,
         train_rows=train,
         test_rows=test,
+        x_fit=x_fit,
+        fit_rows=fit,
         task=available.task,
         classes=available.outputs if available.task == "classification" else None,
         digest_train=digests[0],
         digest_test=digests[1],
-        digest=hashlib.sha256("".join(digests).encode()).hexdigest(),
+        digest=_joined(*digests),
     )
+
+
+def _fits_all(section: DataSection) -> bool:
+    return section.whitening is not None and section.whitening.fit == "all"
 
 
 def _rows(section: DataSection, source: Source, available: Description, part: Part) -> RowNumbers:
@@ -135,6 +151,10 @@ def _refuse_blank(images: Array, rows: RowNumbers, part: Part) -> None:
             f"as are {blank.size - 1} more",
             "drop such rows: no kernel is defined for them",
         )
+
+
+def _joined(*digests: str) -> str:
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _digest(x: Array, y: Array) -> str:

@@ -8,6 +8,7 @@ mean over all values, divided by its L2 norm.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +27,41 @@ def as_float64(x: Array) -> Float64:
     return np.array(x, dtype=np.float64, order="C")
 
 
-def normalize(
-    x_train: Array, train_rows: RowNumbers, x_test: Array, test_rows: RowNumbers
-) -> tuple[Float64, Float64]:
-    """Standardise both parts by the training part, and scale images to unit length.
+@dataclass(frozen=True)
+class Scale:
+    """Brings rows to the scale of the training rows. `mean`, `std`: (channels,)."""
 
-    Both are (rows, *input_shape); four axes make an image. A feature or channel that does not
-    vary in training is only centred. Raises DataError for an image without contrast, naming
-    part and row, and for values too large to be squared.
+    mean: Float64
+    std: Float64
+
+    def apply(self, x: Array, rows: RowNumbers, name: str) -> Float64:
+        """Standardise rows (rows, *input_shape) and scale images (four axes) to unit length.
+
+        Raises DataError for an image without contrast, naming it by `rows` and `name`, and for
+        values too large to be squared.
+        """
+        values = _unit_bytes(x)
+        values -= self.mean
+        values /= self.std
+        if x.ndim == 4:
+            _unit_length(values, rows, name)
+        return values
+
+
+def fit_scale(x_train: Array) -> Scale:
+    """Take the statistics of the training rows; what does not vary there is only centred.
+
+    Raises DataError where a standard deviation overflows.
     """
-    is_image = x_train.ndim == 4
-    train, test = as_float64(x_train), as_float64(x_test)
-    if is_image and x_train.dtype == np.uint8:
-        train /= 255
-        test /= 255
-    mean, std = _statistics(train)
-    for values in (train, test):
-        values -= mean
-        values /= std
-    if is_image:
-        _unit_length(train, train_rows, "x_train")
-        _unit_length(test, test_rows, "x_test")
-    return train, test
+    return Scale(*_statistics(_unit_bytes(x_train)))
+
+
+def _unit_bytes(x: Array) -> Float64:
+    """Copy to float64, bytes of images divided by 255."""
+    values = as_float64(x)
+    if x.ndim == 4 and x.dtype == np.uint8:
+        values /= 255
+    return values
 
 
 def blocks(x: Float64) -> Iterator[Float64]:

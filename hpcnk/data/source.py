@@ -23,7 +23,8 @@ class Description:
     """Shape and size of a data set, before or after rows were selected.
 
     `input_shape` is (features,), (length, channels) or (height, width, channels);
-    `outputs` the number of classes, or of real targets a row.
+    `outputs` the number of classes, or of real targets a row. `fit_rows`: rows beside the selected
+    ones that are read to fit the whitening on.
     """
 
     input_shape: tuple[int, ...]
@@ -31,6 +32,7 @@ class Description:
     test_rows: int
     outputs: int
     task: Task
+    fit_rows: int = 0
 
     def rows(self, part: Part) -> int:
         """Number of rows of one part."""

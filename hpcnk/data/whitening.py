@@ -1,10 +1,12 @@
 """Regularised ZCA whitening.
 
-With C = X^T X / n of the training rows, no centring, its eigenpairs (s, U) and
+With C = X^T X / n of training rows, no centring, its eigenpairs (s, U) and
 r = regularization * trace(C) / d, the transform is W = U diag(max(s, 0) + r)^(-1/2) U^T.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import scipy.linalg
@@ -16,14 +18,22 @@ from hpcnk.errors import DataError
 Float64 = NDArray[np.float64]
 
 
-def fit_whitening(x_train: Float64, regularization: float) -> Float64:
-    """Return W (d, d), symmetric, for C-contiguous float64 rows (n, ...) of d values each.
+def covariance_of(parts: Iterable[Float64]) -> Float64:
+    """Return C (d, d) of all rows of the parts, each (rows, ...) of d values, float64."""
+    total, rows = np.zeros((1, 1)), 0
+    for part in parts:
+        flat = part.reshape(len(part), -1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = total + flat.T @ flat
+        rows += len(flat)
+    return total / rows
+
+
+def fit_whitening(covariance: Float64, regularization: float) -> Float64:
+    """Return W (d, d), symmetric, from C, which is overwritten.
 
     Raises DataError when C overflows, or is singular and the regularization does not help.
     """
-    flat = x_train.reshape(len(x_train), -1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        covariance = flat.T @ flat / len(flat)
     if not np.isfinite(covariance).all():
         raise DataError("the covariance of x_train overflows", "rescale the inputs")
     d = len(covariance)

@@ -86,10 +86,16 @@ Selection = Annotated[
 
 
 class Whitening(Section):
-    """Regularised ZCA, fitted on the training rows."""
+    """Regularised ZCA, fitted on training rows."""
 
     regularization: Positive = Field(
         description="added to every eigenvalue of the covariance, in units of their mean"
+    )
+    fit: Annotated[Literal["selected", "all"], Expected("selected or all")] = Field(
+        default="selected",
+        description="selected: on the rows that data.train selects; all: on the inputs of all "
+        "training rows of the data set, which a small selection needs (unseen rows have "
+        "directions that few training rows do not have)",
     )
 
 
@@ -120,7 +126,8 @@ class DataSection(Section):
         "0 for none",
     )
     whitening: Annotated[
-        Whitening | None, Expected("{regularization: a finite number above 0}")
+        Whitening | None,
+        Expected("{regularization: a finite number above 0, fit: selected or all}"),
     ] = Field(default=None, description="regularised ZCA whitening; none if left out")
     seed: Seed = Field(default=0, description="seed of the validation split")
     normalize: Flag = Field(

@@ -92,7 +92,7 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         disk_inputs=(n + m) * (features * entry + 2 * data.outputs * FLOAT64),
         disk_variances=_variances(engine, data),
         disk_results=(n + m) * systems * FLOAT64,
-        prepare_memory=_prepare_memory(deck, n + m, features),
+        prepare_memory=_prepare_memory(deck, n + m, features) + data.fit_rows * features * FLOAT64,
         kernel_memory_per_rank=kernel_memory(engine, job),
         device_memory_per_rank=device_memory(engine, job),
         solve_memory_per_rank=_held_bytes(triangle, ranks, entry)

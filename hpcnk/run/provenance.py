@@ -156,6 +156,7 @@ def _train(deck: Deck) -> dict[str, Any]:
         "data.train": _selection(data.train),
         "data.normalize": data.normalize,
         "data.whitening.regularization": data.whitening and data.whitening.regularization,
+        "data.whitening.fit": data.whitening and data.whitening.fit,
         "kernel.dtype": deck.kernel.dtype,
     }
 

@@ -61,7 +61,7 @@ SENTENCES = [
     ("data", "validation: .nan", "data.validation: expected a share in [0, 1) such as 0.1, or an "
      "integer count of at least 0, got nan"),
     ("data", "whitening: 3.0", "data.whitening: expected {regularization: a finite number above "
-     "0}, got 3.0"),
+     "0, fit: selected or all}, got 3.0"),
     ("data", "seed: -1", "data.seed: expected an integer of at least 0 and below 2^32, got -1"),
     ("data", "seed: 4294967296", "data.seed: expected an integer of at least 0 and below 2^32, got "
      "4294967296"),

@@ -8,9 +8,10 @@ import pytest
 
 from hpcnk import data
 from hpcnk.data import normalize as normalize_module
+from hpcnk.data import source
 from hpcnk.data.labels import fit_targets
-from hpcnk.data.normalize import normalize
-from hpcnk.data.whitening import apply_whitening, fit_whitening
+from hpcnk.data.normalize import fit_scale
+from hpcnk.data.whitening import apply_whitening, covariance_of, fit_whitening
 from hpcnk.deck import DataSection
 from hpcnk.errors import DataError
 
@@ -18,6 +19,11 @@ GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.integers(0, 256, (20, 4, 5, 3), dtype=np.uint8)
 ROWS = np.arange(100, 120)
 ORACLE_ROWS = 2000
+
+
+def normalize(train, train_rows, test, test_rows):
+    scale = fit_scale(train)
+    return scale.apply(train, train_rows, "x_train"), scale.apply(test, test_rows, "x_test")
 
 
 def normalized(train, test):
@@ -96,7 +102,7 @@ def test_whitening_follows_the_formula(monkeypatch, regularization):
     c = sum(np.outer(row, row) for row in flat) / 30
     s, u = np.linalg.eig(c + regularization * np.trace(c) / 12 * np.eye(12))
     expected = u @ np.diag(s**-0.5) @ np.linalg.inv(u)
-    w = fit_whitening(train, regularization)
+    w = fit_whitening(covariance_of([train]), regularization)
     np.testing.assert_allclose(w, expected, atol=1e-13)
     apply_whitening(test_out := test.copy(), w)
     np.testing.assert_allclose(test_out.reshape(7, 12), test.reshape(7, 12) @ expected, atol=1e-12)
@@ -105,9 +111,9 @@ def test_whitening_follows_the_formula(monkeypatch, regularization):
 def test_a_singular_covariance_without_regularization_is_refused():
     rows = np.ones((5, 2)) * np.arange(1, 6)[:, np.newaxis]
     with pytest.raises(DataError, match="singular"):
-        fit_whitening(rows, 0.0)
+        fit_whitening(covariance_of([rows]), 0.0)
     with pytest.raises(DataError, match="overflows"):
-        fit_whitening(rows * 1e200, 0.1)
+        fit_whitening(covariance_of([rows * 1e200]), 0.1)
 
 
 def test_classes_become_centred_one_hot_rows():
@@ -137,6 +143,39 @@ def test_a_constant_target_is_refused():
         fit_targets(np.array([[1e200], [-1e200]]), np.arange(2), "regression", None)
 
 
+def test_whitening_fitted_on_all_training_rows(monkeypatch):
+    monkeypatch.setattr(source, "BLOCK_BYTES", 64 * 8 * 100)  # several parts
+    few = {"dataset": "digits", "train": 40, "test": 10}
+    selected, every = (
+        DataSection(**few, whitening={"regularization": 0.1, "fit": fit})
+        for fit in ("selected", "all")
+    )
+    examples = data.load(every)
+    assert len(examples.x_fit) == data.describe(every).fit_rows == 1497
+    assert examples.digest_train != data.load(selected).digest_train
+    scale = fit_scale(examples.x_train)
+    fitted = scale.apply(examples.x_fit, examples.fit_rows, "x_train")
+    matrix = fit_whitening(covariance_of([fitted]), 0.1)
+    train, test = normalized_examples(examples)
+    inputs = data.preprocess(examples, every)
+    np.testing.assert_allclose(
+        inputs.x_train, (train.reshape(40, 64) @ matrix).reshape(train.shape)
+    )
+    np.testing.assert_allclose(inputs.x_test, (test.reshape(10, 64) @ matrix).reshape(test.shape))
+
+
+def test_fitted_on_all_is_fitted_on_the_selected_where_all_are_selected():
+    whole = DataSection(dataset="digits", test=10, whitening={"regularization": 0.1, "fit": "all"})
+    examples = data.load(whole)
+    assert examples.x_fit is examples.x_train
+    plain = whole.model_copy(
+        update={"whitening": whole.whitening.model_copy(update={"fit": "selected"})}
+    )
+    assert data.load(plain).digest == examples.digest
+    one, other = data.preprocess(examples, whole), data.preprocess(data.load(plain), plain)
+    assert (one.x_test == other.x_test).all()
+
+
 def test_preprocess_fits_on_the_training_rows_alone():
     short = DataSection(dataset="digits", train=40, test=10, whitening={"regularization": 0.1})
     long = short.model_copy(update={"test": None})
@@ -145,7 +184,7 @@ def test_preprocess_fits_on_the_training_rows_alone():
     np.testing.assert_allclose(inputs[0].x_test, inputs[1].x_test[:10], atol=1e-13)
     examples = data.load(short)
     train, test = normalized_examples(examples)
-    whitened = test.reshape(10, 64) @ fit_whitening(train, 0.1)
+    whitened = test.reshape(10, 64) @ fit_whitening(covariance_of([train]), 0.1)
     np.testing.assert_allclose(inputs[0].x_test.reshape(10, 64), whitened, atol=1e-13)
     assert inputs[0].x_train.shape == (40, 8, 8, 1)
     assert inputs[0].y_train.shape == (40, 10)
