@@ -61,15 +61,18 @@ def _build(path: Path) -> None:
     h5py is built with MPI, importing it starts MPI.
     """
     from hpcnk.deck import read_deck
+    from hpcnk.engine import require_device
     from hpcnk.engine.build import built_library
     from hpcnk.kernels import find_problems
 
-    if read_deck(path, find_problems).kernel.backend != "reference":
+    backend = read_deck(path, find_problems).kernel.backend
+    if backend == "gpu":
+        require_device()
+    if backend != "reference":
         built_library()
 
 
 def _check(options: argparse.Namespace) -> int:
-    _build(options.deck)
     from hpcnk.run.check import check
 
     deck, data = check(options.deck)
@@ -83,7 +86,6 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    _build(options.deck)
     from hpcnk.run.check import check
     from hpcnk.run.plan import Place, describe_plan, plan
 
@@ -96,14 +98,13 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that runs these stages in one session."""
 
     def command(options: argparse.Namespace) -> int:
-        computes = "kernel" in names
-        if computes:
+        if "kernel" in names:
             _build(options.deck)
         from hpcnk.run.check import check
         from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
 
-        deck, _ = check(options.deck, computes)
+        deck, _ = check(options.deck)
         if names[0] != "prepare":
             require_started(deck)
         session = open_session(deck, world())

@@ -1,6 +1,6 @@
 """Plans a kernel block for a device and computes it."""
 
-from hpcnk.engine.device.problem import device_problem
+from hpcnk.engine.device.problem import device_problem, require_device
 from hpcnk.engine.interface import Engine
 from hpcnk.engine.kernel import Kernel
 from hpcnk.engine.make import make_engine
@@ -16,5 +16,6 @@ __all__ = [
     "asked_threads",
     "device_problem",
     "make_engine",
+    "require_device",
     "usable_cores",
 ]

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -34,6 +34,10 @@ ADVICE = (
     "one in the environment variable CXX, or set `backend: reference` for plain NumPy, which is "
     "many times slower"
 )
+FAILED_ADVICE = (
+    "see what the compiler says (space in the cache and the temporary folder? flags in CXX or "
+    "HPCNK_CXXFLAGS?), or set `backend: reference` for plain NumPy, which is many times slower"
+)
 
 
 @cache
@@ -42,12 +46,15 @@ def built_library() -> Path:
 
     Raises BackendError if there is no compiler, it fails, or there is no place for the file.
     """
-    path = _folder() / f"host-{_key()}.so"
-    if not path.exists():
-        compiler = find_compiler()
-        with _lock(path.with_suffix(".lock")):
-            if not path.exists():
-                _build(compiler, path)
+    name = f"host-{_key()}.so"
+    for folder in filter(_trusted, _folders()):
+        if (folder / name).exists():
+            return folder / name
+    path = _writable_folder() / name
+    compiler = find_compiler()
+    with _lock(path.with_suffix(".lock")):
+        if not path.exists():
+            _build(compiler, path)
     return path
 
 
@@ -56,7 +63,7 @@ def find_compiler() -> list[str]:
 
     Raises BackendError if there is none.
     """
-    asked = shlex.split(os.environ.get("CXX", ""))
+    asked = _words("CXX")
     if asked:
         if shutil.which(asked[0]):
             return asked
@@ -79,8 +86,10 @@ def _build(compiler: list[str], path: Path) -> None:
         if done.returncode:
             said = "\n".join(done.stderr.splitlines()[:20])
             raise BackendError(
-                f"the CPU engine did not compile: {shlex.join(command)}\n{said}", ADVICE
+                f"the CPU engine did not compile: {shlex.join(command)}\n{said}", FAILED_ADVICE
             )
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -106,7 +115,15 @@ def _key() -> str:
 
 def _flags() -> list[str]:
     """Give the flags; HPCNK_CXXFLAGS comes last and so wins, e.g. -march=x86-64-v3."""
-    return [*FLAGS, *shlex.split(os.environ.get("HPCNK_CXXFLAGS", ""))]
+    return [*FLAGS, *_words("HPCNK_CXXFLAGS")]
+
+
+def _words(variable: str) -> list[str]:
+    """Split an environment variable like a shell."""
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise BackendError(f"{variable}: {error}", f"correct or unset {variable}") from error
 
 
 def _processor() -> str:
@@ -128,25 +145,52 @@ def _processor() -> str:
     return "\n".join(line for line in first if line.split(":")[0].strip() in names)
 
 
-def _folder() -> Path:
-    """Return a folder for built libraries that belongs to this user alone."""
-    asked = os.environ.get("HPCNK_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    root = Path(asked) if asked else Path.home() / ".cache"
-    for folder in (root / "hpcnk", Path(tempfile.gettempdir()) / f"hpcnk-{os.getuid()}"):
-        try:
+def vector_bytes() -> int:
+    """Give the bytes of a vector as source/lanes.hpp chooses them for this processor."""
+    flags = _processor().split()
+    return 64 if "avx512f" in flags else 32 if "avx" in flags else 16
+
+
+def _folders() -> list[Path]:
+    """List where libraries may lie: HPCNK_CACHE, or the user's cache and the temporary folder."""
+    named = os.environ.get("HPCNK_CACHE")
+    if named:
+        return [Path(named).absolute()]
+    folders = [Path(tempfile.gettempdir()) / f"hpcnk-{os.getuid()}"]
+    with suppress(RuntimeError):  # a user without a home
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folders.insert(0, Path(root) / "hpcnk")
+    return folders
+
+
+def _trusted(folder: Path) -> bool:
+    """Tell whether nobody but this user or root can put a library there."""
+    try:
+        found = folder.stat()
+    except OSError:
+        return False
+    return found.st_uid in (0, os.getuid()) and not found.st_mode & 0o022
+
+
+def _writable_folder() -> Path:
+    for folder in _folders():
+        with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if os.access(folder, os.W_OK) and folder.stat().st_uid == os.getuid():
+            if os.access(folder, os.W_OK) and _trusted(folder):
                 return folder
-        except OSError:
-            continue
     raise BackendError(
-        f"no folder to keep the CPU engine in: {root / 'hpcnk'} cannot be written",
-        "set HPCNK_CACHE to a folder that can",
+        f"no folder to keep the CPU engine in: {' and '.join(map(str, _folders()))} cannot be "
+        "written, or can be written by others",
+        "set HPCNK_CACHE to a folder of your own",
     )
 
 
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
+    try:
+        file = open(path, "w")  # noqa: SIM115, closed below
+    except OSError as error:
+        raise BackendError(f"{path}: {error.strerror}", FAILED_ADVICE) from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

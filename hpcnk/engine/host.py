@@ -3,7 +3,8 @@
 With a pair in every lane no lane needs another's numbers, so images of any size fill the vectors,
 and what is read of the left row is one number for all lanes. Work is handed to threads by vectors
 of right rows; the library lets go of the interpreter meanwhile. An entry's bytes do not depend on
-the lane, the cut or the thread that computed it.
+the lane, the cut or the thread that computed it; without pixels, where the entry begins as one of a
+matrix product, they may depend on the shape of the block.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from hpcnk.engine.build import vector_bytes
 from hpcnk.engine.inputs import checked_rows
-from hpcnk.engine.library import Bound, host_library
+from hpcnk.engine.library import Bound, HostLibrary, host_library
 from hpcnk.engine.pending import ComputesAtOnce
 from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described, checked
+from hpcnk.engine.prepared import Described, a_slice, check_described, check_rows, checked
 from hpcnk.engine.program import make_program
 from hpcnk.engine.threads import for_each
-from hpcnk.errors import UsageError
 from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
 
@@ -46,6 +47,7 @@ class HostRows:
     factors: NDArray
     described: Described
     lanes: int
+    key: tuple[str, ...]
 
     @property
     def diagonal(self) -> NDArray:
@@ -73,8 +75,9 @@ class HostRows:
         return len(self.x)
 
     def __getitem__(self, rows: slice) -> HostRows:
-        x, factors = map(np.ascontiguousarray, (self.x[rows], self.factors[rows]))
-        return HostRows(self.plan, x, factors, self.described[rows], self.lanes)
+        part = a_slice(rows)
+        x, factors = map(np.ascontiguousarray, (self.x[part], self.factors[part]))
+        return HostRows(self.plan, x, factors, self.described[part], self.lanes, self.key)
 
 
 def vectors(array: NDArray, lanes: int) -> NDArray:
@@ -91,7 +94,7 @@ def vectors(array: NDArray, lanes: int) -> NDArray:
 class HostEngine(ComputesAtOnce):
     """Computes blocks of one architecture's kernel on the CPU; the same bytes for any `threads`.
 
-    Raises BackendError if the compiled library cannot be had.
+    All that computes raises BackendError if the compiled library cannot be had.
     """
 
     backend = "cpu"
@@ -106,15 +109,22 @@ class HostEngine(ComputesAtOnce):
         self.reason = reason
         self._tangent = kind == "ntk"
         self._working = working_dtype(architecture, dtype)
+        self._key = (self.backend, kind, self._working.name)
         self._tiny = float(np.finfo(self._working).tiny)
-        self._library = host_library(self._working.name)
-        self._wide = host_library("float64")
         self._spaces = local()
         self._bound = lru_cache(maxsize=8)(self._make_bound)
 
     @cached_property
     def _blas(self) -> ThreadpoolController:
         return ThreadpoolController()
+
+    @cached_property
+    def _library(self) -> HostLibrary:
+        return host_library(self._working.name)
+
+    @cached_property
+    def _wide(self) -> HostLibrary:
+        return host_library("float64")
 
     def describe(self, x: NDArray) -> Described:
         """Compute what is known of each row alone; x is (rows, *input_shape).
@@ -144,19 +154,17 @@ class HostEngine(ComputesAtOnce):
         plan = self.architecture.plan(x.shape[1:])
         described = described or self.describe(x)
         bound = self._bound(plan, 1)
+        check_described(described, len(x), bound.program.variances, self._working)
         factors = np.empty((len(x), bound.program.factors), self._working)
         variances = np.ascontiguousarray(described.variances)
         for row in range(len(x)):
             self._library.factors(bound, variances[row], self._tiny, factors[row])
-        return HostRows(plan, self._scaled(x, plan), factors, described, self._library.lanes)
+        scaled = self._scaled(x, plan)
+        return HostRows(plan, scaled, factors, described, self._library.lanes, self._key)
 
     def block(self, left: HostRows, right: HostRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
-        if left.plan != right.plan:
-            raise UsageError(
-                f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
-                "prepare both with the same engine, from rows of the same shape",
-            )
+        check_rows(self._key, left, right)
         return np.ascontiguousarray(self._compute(left, right, upper=False), self.dtype)
 
     def symmetric_block(self, prepared: HostRows) -> NDArray:
@@ -164,6 +172,7 @@ class HostEngine(ComputesAtOnce):
 
         Computes the pairs above the diagonal, and those below it that share their vectors.
         """
+        check_rows(self._key, prepared)
         out = np.ascontiguousarray(self._compute(prepared, prepared, upper=True), self.dtype)
         mirror(out)
         np.fill_diagonal(out, prepared.diagonal)
@@ -173,11 +182,11 @@ class HostEngine(ComputesAtOnce):
         """Bound the temporaries of all threads in `describe` and `block`, in bytes."""
         plan = self.architecture.plan(input_shape)
         program = make_program(plan)
-        own = program.workspace_bytes(self._wide.lanes, FLOAT64.itemsize, self._tangent)
-        own += program.factors * self._wide.lanes * FLOAT64.itemsize
+        own = program.workspace_bytes(vector_bytes() // 8, FLOAT64.itemsize, self._tangent)
+        own += program.factors * vector_bytes()
         width = 1 if plan.spatial else CHAIN_VECTORS
         pairs = make_program(plan, width).workspace_bytes(
-            self._library.lanes, self._working.itemsize, self._tangent
+            vector_bytes() // self._working.itemsize, self._working.itemsize, self._tangent
         )
         return self.threads * (max(own, pairs) + ALIGNMENT)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine.inputs import OVERFLOW_ADVICE, largest
-from hpcnk.errors import DataError
+from hpcnk.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,43 @@ class Described:
 
     def __getitem__(self, rows: slice) -> Described:
         return Described(self.variances[rows], self.diagonal[rows])
+
+
+def check_described(described: Described, rows: int, positions: int, working: np.dtype) -> None:
+    """Raise UsageError unless it describes so many rows for an engine of this working dtype."""
+    found = (described.variances.shape, described.variances.dtype, described.diagonal.shape)
+    if found != ((rows, positions), working, (rows,)):
+        raise UsageError(
+            f"described: expected {positions} variances in {working} of {rows} rows, got "
+            f"{found[1]} of shape {found[0]}",
+            "describe the same rows with an engine of the same network and dtype",
+        )
+
+
+def check_rows(key: tuple[str, ...], *sides: Any) -> None:
+    """Raise UsageError unless all prepared rows were made by an engine with this key."""
+    for rows in sides:
+        if getattr(rows, "key", None) != key:
+            raise UsageError(
+                f"rows prepared by another engine ({getattr(rows, 'key', type(rows).__name__)}), "
+                f"this one is {key}",
+                "prepare the rows of both sides with the engine that computes the block",
+            )
+    if sides[0].plan != sides[-1].plan:
+        raise UsageError(
+            f"rows of {sides[0].plan.spatial} pixels against rows of {sides[-1].plan.spatial}",
+            "prepare both with the same engine, from rows of the same shape",
+        )
+
+
+def a_slice(rows: Any, steps: bool = True) -> slice:
+    """Return `rows`. Raises UsageError unless it is a slice; with a step only if those go."""
+    if not isinstance(rows, slice) or (not steps and rows.step not in (None, 1)):
+        raise UsageError(
+            f"prepared rows: expected a slice{'' if steps else ' without a step'}, got {rows}",
+            "take rows[start:stop]",
+        )
+    return rows
 
 
 def checked(variances: NDArray, diagonal: NDArray, working: np.dtype, dtype: np.dtype) -> Described:

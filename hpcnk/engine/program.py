@@ -114,6 +114,7 @@ class _Builder:
         end = self._chain(self._plan.steps, images, last=True)
         set_reaches(end.tensor, self._steps, self._stages, self._tensors)
         entries = place_tensors(self._tensors)
+        assert self._plan.spatial or len(self._stages) == 1, "vectors go through one stage"
         header = tables.Header(
             steps=len(self._steps),
             stages=len(self._stages),
@@ -138,6 +139,8 @@ class _Builder:
         stage, signal = self._open(whole)
         for step in steps:
             layer = step.layer
+            if isinstance(layer, Flatten) and not step.spatial:
+                continue  # of a vector: nothing to do
             if isinstance(layer, AvgPool | GlobalAvgPool | Flatten):
                 whole = self._close(stage, signal, step)
                 stage, signal = self._open(whole)

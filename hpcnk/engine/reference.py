@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,10 @@ from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
 from hpcnk.engine.pending import ComputesAtOnce
 from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described, checked
+from hpcnk.engine.prepared import Described, a_slice, check_described, check_rows, checked
 from hpcnk.engine.threads import for_each
 from hpcnk.engine.workspace import row_bytes, workspace_bytes
-from hpcnk.errors import UsageError
-from hpcnk.kernels.images import Images, factors_of, scaled_input
+from hpcnk.kernels.images import Images, factors_of, pointwise_steps, scaled_input
 from hpcnk.kernels.pairs import kernel_of_pairs
 from hpcnk.kernels.plan import Form, Plan
 from hpcnk.kernels.spec import Architecture
@@ -36,6 +36,7 @@ class ReferenceRows:
     plan: Plan
     images: Images
     described: Described
+    key: tuple[str, ...]
 
     @property
     def diagonal(self) -> NDArray:
@@ -51,7 +52,8 @@ class ReferenceRows:
         return len(self.images)
 
     def __getitem__(self, rows: slice) -> ReferenceRows:
-        return ReferenceRows(self.plan, self.images[rows], self.described[rows])
+        part = a_slice(rows)
+        return ReferenceRows(self.plan, self.images[part], self.described[part], self.key)
 
 
 class ReferenceEngine(ComputesAtOnce):
@@ -69,6 +71,7 @@ class ReferenceEngine(ComputesAtOnce):
         self.reason = reason
         self._tangent = kind == "ntk"
         self._working = working_dtype(architecture, dtype)
+        self._key = (self.backend, kind, self._working.name)
         self._tiny = float(np.finfo(self._working).tiny)
 
     @cached_property
@@ -103,16 +106,14 @@ class ReferenceEngine(ComputesAtOnce):
         plan = self.architecture.plan(x.shape[1:])
         described = described or self.describe(x)
         scaled = scaled_input(checked_rows(x, self.dtype, self._working), plan, self._working)
+        positions = sum(prod(step.spatial) for step in pointwise_steps(plan.steps))
+        check_described(described, len(x), positions, self._working)
         factors = factors_of(plan, described.variances, self._working, self._tiny)
-        return ReferenceRows(plan, Images(scaled, factors), described)
+        return ReferenceRows(plan, Images(scaled, factors), described, self._key)
 
     def block(self, left: ReferenceRows, right: ReferenceRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
-        if left.plan != right.plan:
-            raise UsageError(
-                f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
-                "prepare both with the same engine, from rows of the same shape",
-            )
+        check_rows(self._key, left, right)
         out = np.empty((len(left), len(right)), self.dtype)
         self._fill(out, left, right, list(cut(len(left), len(right), self._size(left.plan))))
         return out
@@ -122,6 +123,7 @@ class ReferenceEngine(ComputesAtOnce):
 
         Computes the pairs above the diagonal only.
         """
+        check_rows(self._key, prepared)
         count = len(prepared)
         out = np.empty((count, count), self.dtype)
         self._fill(out, prepared, prepared, list(cut_upper(count, self._size(prepared.plan))))

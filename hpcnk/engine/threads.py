@@ -35,9 +35,13 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="hpcnk")
 
 
+# A forked child has the pools, but none of their threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
 def default_threads() -> int:
-    """Give OMP_NUM_THREADS, or the cores that this process may use. Raises UsageError."""
-    return asked_threads() or len(usable_cores())
+    """Give OMP_NUM_THREADS, at most the cores that this process may use. Raises UsageError."""
+    return min(asked_threads() or len(usable_cores()), len(usable_cores()))
 
 
 def asked_threads() -> int | None:

@@ -41,7 +41,13 @@ class Flow:
 def rule_problems(layers: tuple[Layer, ...]) -> Problems:
     """List every broken rule, in the order of the layers."""
     if not layers:
-        return [ArchitectureError("layers: the list is empty", (), "a small example: [fc3]")]
+        return [
+            ArchitectureError(
+                "layers: the list is empty",
+                (),
+                "a small example: [flatten, dense: {}, relu, dense: {}]",
+            )
+        ]
     problems: Problems = []
     end = _walk(layers, Flow(), (), problems)
     spatial = any(isinstance(layer, Conv | AvgPool) for layer in all_layers(layers))

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcnk.data import Description
 from hpcnk.deck import Deck
-from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
+from hpcnk.engine import Engine, asked_threads, device_problem, make_engine, usable_cores
 from hpcnk.engine.precision import working_dtype
 from hpcnk.kernels import parse
 from hpcnk.report import count, size
@@ -61,6 +61,7 @@ class Plan:
     prepare_memory: int
     kernel_memory_per_rank: KernelMemory
     device_memory_per_rank: int
+    device_is_absent: bool
     solve_memory_per_rank: int
     systems: int
 
@@ -95,6 +96,7 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         prepare_memory=_prepare_memory(deck, n + m, features) + data.fit_rows * features * FLOAT64,
         kernel_memory_per_rank=kernel_memory(engine, job),
         device_memory_per_rank=device_memory(engine, job),
+        device_is_absent=deck.kernel.backend == "gpu" and engine.backend != "gpu",
         solve_memory_per_rank=_held_bytes(triangle, ranks, entry)
         + _vectors(deck, n, systems, ranks),
         systems=systems,
@@ -126,7 +128,7 @@ def describe_plan(plan: Plan, place: Place) -> str:
 def _memory_lines(plan: Plan, place: Place) -> list[str]:
     kernel, solve = plan.kernel_memory_per_rank, plan.solve_memory_per_rank
     ranks, threads = place.ranks_on_host, place.threads
-    host = ranks * max(kernel.total, solve)
+    host = max(ranks * max(kernel.total, solve), plan.prepare_memory)
     lines = [
         f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",
         f"memory a rank    {size(kernel.total)} in the kernel phase ({size(kernel.blocks)} for "
@@ -135,6 +137,8 @@ def _memory_lines(plan: Plan, place: Place) -> list[str]:
         f"memory a host    {size(host)} for {ranks} rank(s) on {place.hosts} host(s), the "
         "interpreters apart",
     ]
+    if plan.device_is_absent:
+        lines.append("GPU memory       not known: this machine has no usable GPU")
     if plan.device_memory_per_rank:
         lines.append(f"GPU memory       {size(plan.device_memory_per_rank)} a rank")
     return lines
@@ -147,8 +151,11 @@ def _prepare_memory(deck: Deck, rows: int, features: int) -> int:
 
 
 def _engine(deck: Deck, threads: int) -> Engine:
+    """Make the engine that the job will have; a GPU that is not here counts as the CPU."""
     kernel = deck.kernel
-    return make_engine(parse(kernel.layers), kernel.kind, kernel.dtype, kernel.backend, threads)
+    absent = kernel.backend == "gpu" and device_problem()
+    backend = "cpu" if absent else kernel.backend
+    return make_engine(parse(kernel.layers), kernel.kind, kernel.dtype, backend, threads)
 
 
 def _variances(engine: Engine, data: Description) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcnk.comm import on_root
-from hpcnk.data import Examples, Inputs, load, preprocess
+from hpcnk.data import Examples, Inputs, load, preprocess, validation_rows
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.run.folder import Folder
@@ -60,6 +60,7 @@ def _prepare(session: Session) -> str:
         f"{examples.x_train.shape[1:]}{', whitening' if deck.data.whitening else ''}"
     )
     session.architecture.check(examples.x_train.shape[1:])
+    validation_rows(examples.y_train, deck.data.validation, deck.data.seed)  # refuse it now
     inputs = preprocess(examples, deck.data)
     write_arrays(path, _arrays(inputs, examples, deck.kernel.dtype), wanted)
     session.events.write("inputs", train=len(inputs.x_train), test=len(inputs.x_test))

@@ -91,11 +91,18 @@ def read_variances_layout(path: Path) -> VariancesLayout:
                 f"found {file.attrs.get('format')!r}",
                 "remove the file; it is computed anew",
             )
-        return _layout(path, file)
+        try:
+            return _layout(path, file)
+        except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
+            raise StorageError(
+                f"{path} is no file of variances: {type(error).__name__} {error}",
+                "remove the file; it is computed anew",
+            ) from error
 
 
 def _layout(path: Path, file: h5py.File) -> VariancesLayout:
     rows = {part: len(file[part]["diagonal"]) for part in file if part != _COMPLETE}
+    provenance = dict(json.loads(file.attrs["provenance"]))
     sets = [_COMPLETE, *(f"{part}/{name}" for part in rows for name in file[part])]
     variances = file[next(iter(rows))]["variances"]
     return VariancesLayout(
@@ -103,7 +110,7 @@ def _layout(path: Path, file: h5py.File) -> VariancesLayout:
         rows=rows,
         positions=int(variances.shape[1]),
         dtype=variances.dtype,
-        provenance=json.loads(file.attrs["provenance"]),
+        provenance=provenance,
         complete=bool(file[_COMPLETE][0]),
         offsets={name: file[name].id.get_offset() for name in sets if file[name].size},
     )
@@ -207,7 +214,7 @@ class VariancesReader(_Open):
         variances = np.empty((stop - start, self.layout.positions), self.layout.dtype)
         diagonal = np.empty(stop - start, _DIAGONAL)
         sums = np.empty(-(-(stop - start) // ROWS), _CHECKSUM)
-        arrays = (variances, diagonal, sums)
+        arrays: tuple[NDArray[Any], ...] = (variances, diagonal, sums)
         with storage_errors("reading", self.layout.path):
             for array, place in zip(arrays, self._places(part, start), strict=True):
                 read_at(self._handle, raw(array), place)

@@ -82,9 +82,17 @@ class TileWriter:
 
         HDF5 must not find an open file when the interpreter ends, and closing is collective.
         """
-        if kind is None:
+        if kind is not None:
+            self._give_up()
+            return
+        try:
             self.close()
-        elif self._alone:
+        except BaseException:
+            self._give_up()
+            raise
+
+    def _give_up(self) -> None:
+        if self._alone:
             self._end_thread()  # first, for it uses the driver's file
             with suppress(OSError, RuntimeError):
                 self._driver.close()

@@ -43,6 +43,9 @@ def problems(draw):
         flow = Flow((), gaussian)
         more, _ = draw(chains(flow, options, longest=2, depth=1))
         layers += more
+    elif draw(st.booleans()):  # flatten does nothing to vectors
+        more, _ = draw(chains(Flow((), False), options, longest=2, depth=1))
+        layers = [*layers, "flatten", *more]
     layers.append(draw(options.dense()))
     rows = draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
     return Problem(layers, (*sizes, channels), rows, draw(st.integers(0, 10**6)))

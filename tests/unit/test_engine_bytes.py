@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from hpcnk.errors import UsageError
 from tests.support.engines import BACKENDS, COMPILED, engine_for, images
 from tests.support.networks import PATHS
 
@@ -89,7 +90,15 @@ def test_slices_of_all_kinds(name, backend):
     engine = engine_for(PATHS[name], backend=backend)
     rows = engine.prepare(images(19))
     whole = engine.block(rows, rows)
-    for part in (slice(2, 6), slice(5, None), slice(None, -3), slice(0, 19, 3), slice(9, 9)):
+    parts = [slice(2, 6), slice(5, None), slice(None, -3), slice(9, 9)]
+    if backend == "gpu":
+        with pytest.raises(UsageError, match="without a step"):
+            rows[::3]
+    else:
+        parts.append(slice(0, 19, 3))
+    with pytest.raises(UsageError, match="expected a slice"):
+        rows[3]
+    for part in parts:
         indices = range(19)[part]
         cut = rows[part]
         assert len(cut) == len(indices)

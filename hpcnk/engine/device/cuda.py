@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine.device.kinds import DeviceArray
-from hpcnk.engine.device.problem import device_problem
+from hpcnk.engine.device.problem import require_device
 from hpcnk.engine.device.source import OPTIONS, Compiled
 from hpcnk.errors import BackendError
 
@@ -32,13 +32,7 @@ def cupy_device(local_rank: int) -> CupyDevice:
 
     Raises BackendError, saying why, if there is no usable GPU.
     """
-    problem = device_problem()
-    if problem:
-        raise BackendError(
-            f"backend gpu: {problem}",
-            "install a driver and CuPy (pip install 'hpcnk[gpu]') on a machine with a GPU, or use "
-            "`backend: auto` or `backend: cpu`",
-        )
+    require_device()
     import cupy
 
     with _errors(cupy):

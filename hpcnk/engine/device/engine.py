@@ -19,8 +19,7 @@ from hpcnk.engine.device.program import DeviceProgram, device_program
 from hpcnk.engine.device.rows import DeviceRows, PendingBlock
 from hpcnk.engine.host import HostEngine
 from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described
-from hpcnk.errors import UsageError
+from hpcnk.engine.prepared import Described, check_rows
 from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
 
@@ -50,6 +49,7 @@ class DeviceEngine:
         self._tangent = kind == "ntk"
         self._host = HostEngine(architecture, kind, dtype, threads, "describes rows")
         self._working = working_dtype(architecture, dtype)
+        self._key = (self.backend, kind, self._working.name)
         self._launcher = lru_cache(maxsize=8)(self._make_launcher)
 
     def describe(self, x: NDArray) -> Described:
@@ -62,7 +62,7 @@ class DeviceEngine:
         program = self._program(rows.plan)
         numbers = self._device.upload(program.laid_out(rows.x, rows.factors))
         inputs = self._device.upload(rows.x[:, :, 0]) if program.products else None
-        return DeviceRows(rows.plan, numbers, inputs, rows.described)
+        return DeviceRows(rows.plan, numbers, inputs, rows.described, self._key)
 
     def block(self, left: DeviceRows, right: DeviceRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
@@ -79,11 +79,7 @@ class DeviceEngine:
         """Begin the block of `left` with `right`, or of `left` with itself without it."""
         if right is None:
             return self._start_symmetric(left)
-        if left.plan != right.plan:
-            raise UsageError(
-                f"rows of {left.plan.spatial} pixels against rows of {right.plan.spatial}",
-                "prepare both with the same engine, from rows of the same shape",
-            )
+        check_rows(self._key, left, right)
         shape = (len(left), len(right))
         if 0 in shape:
             return PendingBlock(None, np.empty(shape, self.dtype), None)
@@ -96,6 +92,7 @@ class DeviceEngine:
         return PendingBlock(self._device.download(out), np.empty(0, self.dtype), None)
 
     def _start_symmetric(self, prepared: DeviceRows) -> PendingBlock:
+        check_rows(self._key, prepared)
         count = len(prepared)
         if count == 0:
             return PendingBlock(None, np.empty((0, 0), self.dtype), None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from hpcnk.errors import BackendError
+
 OLDEST_CAPABILITY = 70  # Volta: the first with independent threads and fast atomics in float64
 
 
@@ -14,11 +16,21 @@ def device_problem() -> str:
     try:
         import cupy
     except ImportError as error:
-        return f"CuPy is not installed or cannot be loaded ({_first_line(error)})"
+        return f"CuPy is not installed or cannot be loaded: {_first_line(error)}"
     try:
         return _problem_of(cupy)
     except Exception as error:  # CuPy wraps what drivers say in many classes
         return f"CUDA cannot be started ({_first_line(error)})"
+
+
+def require_device() -> None:
+    """Raise BackendError, saying why, if there is no usable GPU."""
+    if device_problem():
+        raise BackendError(
+            f"backend gpu: {device_problem()}",
+            "install a driver and CuPy (pip install 'hpcnk[gpu]') on a machine with a GPU, or use "
+            "`backend: auto` or `backend: cpu`",
+        )
 
 
 def _problem_of(cupy: Any) -> str:

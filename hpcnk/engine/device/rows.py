@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hpcnk.engine.device.kinds import Copied, DeviceArray
 from hpcnk.engine.host import mirror
-from hpcnk.engine.prepared import Described
+from hpcnk.engine.prepared import Described, a_slice
 from hpcnk.kernels.plan import Plan
 
 
@@ -25,6 +25,7 @@ class DeviceRows:
     numbers: DeviceArray
     x: DeviceArray | None
     described: Described
+    key: tuple[str, ...]
 
     @property
     def diagonal(self) -> NDArray:
@@ -40,8 +41,9 @@ class DeviceRows:
         return len(self.described)
 
     def __getitem__(self, rows: slice) -> DeviceRows:
-        x = None if self.x is None else self.x[rows]
-        return DeviceRows(self.plan, self.numbers[rows], x, self.described[rows])
+        part = a_slice(rows, steps=False)
+        x = None if self.x is None else self.x[part]
+        return DeviceRows(self.plan, self.numbers[part], x, self.described[part], self.key)
 
 
 class PendingBlock:
