@@ -343,6 +343,19 @@ def test_what_fails_in_the_writers_thread_is_raised_by_the_next_call(created, mo
     assert not tiles._thread.is_alive()
 
 
+def test_a_failure_of_the_last_commit_closes_the_file(created, monkeypatch):
+    path, _ = created
+    monkeypatch.setattr(writer, "COMMIT_SECONDS", 1e9)
+    tiles = store.TileWriter(store.read_layout(path), "posix", ONE)
+    closed = []
+    monkeypatch.setattr(tiles._driver, "close", lambda: closed.append(True))
+    failing(monkeypatch, "fsync")
+    with pytest.raises(StorageError, match="full"), tiles:
+        tiles.put(0, matrix(4))
+    assert closed
+    assert not tiles._thread.is_alive()
+
+
 def test_tiles_before_a_failure_stay_and_those_after_do_not_count(created, monkeypatch):
     path, _ = created
     monkeypatch.setattr(writer, "COMMIT_SECONDS", 0.0)
