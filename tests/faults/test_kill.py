@@ -13,6 +13,7 @@ from tests.support.mpi import HPCNK, Job, hpcnk
 KILLS = 22
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
+LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_loop_of_kills_changes_nothing(write_deck, tmp_path, data):
 def test_a_signal_stops_cleanly_and_the_run_resumes(write_deck, tmp_path, data, ranks, signalled):
     import signal
 
-    deck = write_deck("stopped", data=data, kernel=KERNEL)
+    deck = write_deck("stopped", data=data, kernel=LONG)
     job = Job(ranks, [*HPCNK, "kernel", deck])
     path = tmp_path / "stopped" / "kernel.h5"
     while job.process.poll() is None and not finished(path):
@@ -98,12 +99,16 @@ def test_a_signal_stops_cleanly_and_the_run_resumes(write_deck, tmp_path, data, 
 
 
 def test_status_while_the_job_runs(write_deck, tmp_path, data):
-    deck = write_deck("watched", data=data, kernel=KERNEL)
+    deck = write_deck("watched", data=data, kernel=LONG)
     job = Job(2, [*HPCNK, "run", deck])
     path = tmp_path / "watched" / "kernel.h5"
     while job.process.poll() is None and not finished(path):
         time.sleep(0.05)  # until the first tiles are in the journal
+    for rank in job.ranks():
+        rank.suspend()  # so that the job does not end meanwhile
     status = hpcnk(0, "status", tmp_path / "watched")
+    for rank in job.ranks():
+        rank.resume()
     assert status.code == 0, status.output
     assert "kernel.h5: " in status.output and "solve: not yet" in status.output
     assert job.wait().code == 0
