@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpcnk import Kernel, __version__
-from hpcnk.engine import make_engine
+from hpcnk.engine import make_engine, threads
 from hpcnk.engine.threads import default_threads, for_each, usable_cores
 from hpcnk.errors import ArchitectureError, BackendError, DataError, UsageError
 from hpcnk.kernels import parse
@@ -142,9 +142,12 @@ def test_blocks_of_unlike_rows_are_refused(backend):
 
 
 def test_threads_from_the_environment(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
-    assert default_threads() == 3
-    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(threads, "usable_cores", lambda: frozenset(range(4)))
+    for text, expected in (("3,2", 3), ("4", 4), ("30000", 4)):  # never more than cores
+        monkeypatch.setenv("OMP_NUM_THREADS", text)
+        assert default_threads() == expected
+    monkeypatch.undo()
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert default_threads() == len(usable_cores()) >= 1
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     with pytest.raises(UsageError, match="OMP_NUM_THREADS"):
