@@ -175,8 +175,11 @@ def test_a_back_end_that_is_not_there(write_deck):
     problem = device_problem()
     if not problem:
         pytest.skip("there is a GPU here")
-    for command in ("check", "run", "kernel", "plan"):
-        ended = hpcnk(2, command, write_deck(kernel={"backend": "gpu"}))
+    deck = write_deck(kernel={"backend": "gpu"})
+    assert hpcnk(0, "check", deck).code == 0  # jobs are planned where there is no GPU
+    assert "no usable GPU" in hpcnk(0, "plan", deck).output
+    for command in ("run", "kernel"):
+        ended = hpcnk(2, command, deck)
         assert ended.code == 1, ended.output
         assert ended.output.count(f"backend gpu: {problem}") == 1, ended.output
         assert "Traceback" not in ended.output
@@ -191,12 +194,12 @@ def no_compiler(tmp_path):
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_no_compiler(ranks, done, no_compiler):
     deck, folder = done
-    for command in ("check", "plan", "kernel", "run"):
+    for command in ("kernel", "run"):
         ended = hpcnk(ranks, command, deck, environment=no_compiler)
         assert ended.code == 1, ended.output
         assert ended.output.count("no-such-compiler") == 1, ended.output
         assert "backend: reference" in ended.output and "Traceback" not in ended.output
-    for command in ("solve", "predict"):  # compute no tiles
+    for command in ("check", "plan", "solve", "predict"):  # compute no tiles
         ended = hpcnk(ranks, command, deck, environment=no_compiler)
         assert ended.code == 0, ended.output
     assert hpcnk(0, "status", folder, environment=no_compiler).code == 0

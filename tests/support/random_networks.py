@@ -43,7 +43,7 @@ def problems(draw):
         flow = Flow((), gaussian)
         more, _ = draw(chains(flow, options, longest=2, depth=1))
         layers += more
-    elif draw(st.booleans()):  # flatten does nothing to vectors
+    elif axes == 0 and draw(st.booleans()):  # flatten does nothing to vectors
         more, _ = draw(chains(Flow((), False), options, longest=2, depth=1))
         layers = [*layers, "flatten", *more]
     layers.append(draw(options.dense()))

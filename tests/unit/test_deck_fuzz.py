@@ -96,7 +96,10 @@ GOOD_DECKS = st.fixed_dictionaries(
                 "train": SELECTIONS,
                 "test": SELECTIONS,
                 "validation": st.floats(0, 1, exclude_max=True) | st.integers(0, 10**6),
-                "whitening": st.none() | st.fixed_dictionaries({"regularization": POSITIVE}),
+                "whitening": st.none()
+                | st.fixed_dictionaries(
+                    {"regularization": POSITIVE, "fit": st.sampled_from(["selected", "all"])}
+                ),
                 "seed": st.integers(0, 2**32 - 1),
                 "normalize": st.booleans(),
             }
