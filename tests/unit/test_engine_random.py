@@ -89,7 +89,7 @@ def test_random_networks_are_of_every_kind():
     """A strategy that no longer draws something would make the tests above pass all the same."""
     seen = Counter()
 
-    @settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=3 * EXAMPLES, deadline=None, database=None, derandomize=True)
     @given(problem=problems())
     def draw(problem):
         text = str(problem.layers)
