@@ -267,7 +267,7 @@ class HostEngine(ComputesAtOnce):
         with self._blas.limit(limits=1, user_api="blas"):
             for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads)
 
-    # --- helpers
+    # --- small parts
 
     def _scaled(self, x: NDArray, plan: Plan) -> NDArray:
         """Turn rows (rows, *input_shape) into (rows, channels, pixels) / sqrt(channels)."""

@@ -134,7 +134,7 @@ class DeviceEngine:
         """Show which kernels compute rows of this shape."""
         return self._program(self.architecture.plan(input_shape))
 
-    # --- helpers
+    # --- small parts
 
     def _program(self, plan: Plan) -> DeviceProgram:
         return device_program(plan, self._tangent, self._working.itemsize == 8)
