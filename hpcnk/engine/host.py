@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from hpcnk.engine.base import PreparedRows
 from hpcnk.engine.build import vector_bytes
 from hpcnk.engine.inputs import checked_rows
 from hpcnk.engine.library import Bound, HostLibrary, host_library
 from hpcnk.engine.pending import ComputesAtOnce
-from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described, a_slice, check_described, check_rows, checked
+from hpcnk.engine.prepared import Described, a_slice, check_described, checked
 from hpcnk.engine.program import make_program
+from hpcnk.engine.symmetric import complete
 from hpcnk.engine.threads import for_each
 from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
@@ -36,23 +37,15 @@ FLOAT64 = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
-class HostRows:
+class HostRows(PreparedRows):
     """Rows in the working dtype with the factors of every pointwise layer; slices share memory.
 
     `x`: (rows, channels, pixels), divided by sqrt(channels). `factors`: (rows, positions).
     """
 
-    plan: Plan
     x: NDArray
     factors: NDArray
-    described: Described
     lanes: int
-    key: tuple[str, ...]
-
-    @property
-    def diagonal(self) -> NDArray:
-        """The exact K(x, x) of each row, float64."""
-        return self.described.diagonal
 
     @property
     def nbytes(self) -> int:
@@ -71,13 +64,10 @@ class HostRows:
         factors[:, : len(self)] = self.factors.T
         return self.x, factors
 
-    def __len__(self) -> int:
-        return len(self.x)
-
     def __getitem__(self, rows: slice) -> HostRows:
         part = a_slice(rows)
         x, factors = map(np.ascontiguousarray, (self.x[part], self.factors[part]))
-        return HostRows(self.plan, x, factors, self.described[part], self.lanes, self.key)
+        return HostRows(self.plan, self.described[part], self.key, x, factors, self.lanes)
 
 
 def vectors(array: NDArray, lanes: int) -> NDArray:
@@ -102,15 +92,7 @@ class HostEngine(ComputesAtOnce):
     def __init__(
         self, architecture: Architecture, kind: str, dtype: np.dtype, threads: int, reason: str
     ) -> None:
-        self.architecture = architecture
-        self.kind = kind
-        self.dtype = dtype
-        self.threads = threads
-        self.reason = reason
-        self._tangent = kind == "ntk"
-        self._working = working_dtype(architecture, dtype)
-        self._key = (self.backend, kind, self._working.name)
-        self._tiny = float(np.finfo(self._working).tiny)
+        super().__init__(architecture, kind, dtype, threads, reason)
         self._spaces = local()
         self._bound = lru_cache(maxsize=8)(self._make_bound)
 
@@ -160,11 +142,11 @@ class HostEngine(ComputesAtOnce):
         for row in range(len(x)):
             self._library.factors(bound, variances[row], self._tiny, factors[row])
         scaled = self._scaled(x, plan)
-        return HostRows(plan, scaled, factors, described, self._library.lanes, self._key)
+        return HostRows(plan, described, self._key, scaled, factors, self._library.lanes)
 
     def block(self, left: HostRows, right: HostRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
-        check_rows(self._key, left, right)
+        self._check_rows(left, right)
         return np.ascontiguousarray(self._compute(left, right, upper=False), self.dtype)
 
     def symmetric_block(self, prepared: HostRows) -> NDArray:
@@ -172,10 +154,9 @@ class HostEngine(ComputesAtOnce):
 
         Computes the pairs above the diagonal, and those below it that share their vectors.
         """
-        check_rows(self._key, prepared)
+        self._check_rows(prepared)
         out = np.ascontiguousarray(self._compute(prepared, prepared, upper=True), self.dtype)
-        mirror(out)
-        np.fill_diagonal(out, prepared.diagonal)
+        complete(out, prepared.diagonal)
         return out
 
     def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:
@@ -288,15 +269,6 @@ class HostEngine(ComputesAtOnce):
             self._spaces.held = None  # first let go of the smaller one
             held = self._spaces.held = aligned(size)
         return held
-
-
-def mirror(block: NDArray, size: int = 256) -> None:
-    """Copy what lies above the diagonal of a square block below it, by blocks that fit caches."""
-    for start in range(0, len(block), size):
-        here, rest = slice(start, start + size), slice(start + size, None)
-        block[rest, here] = block[here, rest].T
-        upper = np.triu(block[here, here])
-        block[here, here] = upper + np.triu(upper, 1).T
 
 
 ALIGNMENT = 64

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from hpcnk.engine.base import EngineBase
+
 
 class Pending(Protocol):
     """A block that was begun. Any thread may take its result, once or several times."""
@@ -32,7 +34,7 @@ class Computed:
         return self.block
 
 
-class ComputesAtOnce:
+class ComputesAtOnce(EngineBase):
     """What engines on the CPU share: nothing is begun before the last block is taken."""
 
     ahead = 0

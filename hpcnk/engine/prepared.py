@@ -42,22 +42,6 @@ def check_described(described: Described, rows: int, positions: int, working: np
         )
 
 
-def check_rows(key: tuple[str, ...], *sides: Any) -> None:
-    """Raise UsageError unless all prepared rows were made by an engine with this key."""
-    for rows in sides:
-        if getattr(rows, "key", None) != key:
-            raise UsageError(
-                f"rows prepared by another engine ({getattr(rows, 'key', type(rows).__name__)}), "
-                f"this one is {key}",
-                "prepare the rows of both sides with the engine that computes the block",
-            )
-    if sides[0].plan != sides[-1].plan:
-        raise UsageError(
-            f"rows of {sides[0].plan.spatial} pixels against rows of {sides[-1].plan.spatial}",
-            "prepare both with the same engine, from rows of the same shape",
-        )
-
-
 def a_slice(rows: Any, steps: bool = True) -> slice:
     """Return `rows`. Raises UsageError unless it is a slice; with a step only if those go."""
     if not isinstance(rows, slice) or (not steps and rows.step not in (None, 1)):

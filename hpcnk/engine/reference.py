@@ -13,66 +13,41 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from hpcnk.engine.base import PreparedRows
 from hpcnk.engine.cuts import CutSize, Rectangle, cut, cut_size, cut_upper
 from hpcnk.engine.inputs import checked_rows
 from hpcnk.engine.pending import ComputesAtOnce
-from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described, a_slice, check_described, check_rows, checked
+from hpcnk.engine.prepared import Described, a_slice, check_described, checked
 from hpcnk.engine.threads import for_each
 from hpcnk.engine.workspace import row_bytes, workspace_bytes
 from hpcnk.kernels.images import Images, factors_of, pointwise_steps, scaled_input
 from hpcnk.kernels.pairs import kernel_of_pairs
 from hpcnk.kernels.plan import Form, Plan
-from hpcnk.kernels.spec import Architecture
 from hpcnk.kernels.variances import describe_images
 
 FLOAT64_BYTES = 8
 
 
 @dataclass(frozen=True)
-class ReferenceRows:
+class ReferenceRows(PreparedRows):
     """Rows in the working dtype with all that is known of each alone; slices do not copy."""
 
-    plan: Plan
     images: Images
-    described: Described
-    key: tuple[str, ...]
-
-    @property
-    def diagonal(self) -> NDArray:
-        """The exact K(x, x) of each row, float64."""
-        return self.described.diagonal
 
     @property
     def nbytes(self) -> int:
         """Bytes held in memory, those of `described` apart."""
         return sum(array.nbytes for array in (self.images.x, *self.images.factors))
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def __getitem__(self, rows: slice) -> ReferenceRows:
         part = a_slice(rows)
-        return ReferenceRows(self.plan, self.images[part], self.described[part], self.key)
+        return ReferenceRows(self.plan, self.described[part], self.key, self.images[part])
 
 
 class ReferenceEngine(ComputesAtOnce):
     """Computes blocks of one architecture's kernel; the same bytes for any `threads`."""
 
     backend = "reference"
-
-    def __init__(
-        self, architecture: Architecture, kind: str, dtype: np.dtype, threads: int, reason: str
-    ) -> None:
-        self.architecture = architecture
-        self.kind = kind
-        self.dtype = dtype
-        self.threads = threads
-        self.reason = reason
-        self._tangent = kind == "ntk"
-        self._working = working_dtype(architecture, dtype)
-        self._key = (self.backend, kind, self._working.name)
-        self._tiny = float(np.finfo(self._working).tiny)
 
     @cached_property
     def _blas(self) -> ThreadpoolController:
@@ -109,11 +84,11 @@ class ReferenceEngine(ComputesAtOnce):
         positions = sum(prod(step.spatial) for step in pointwise_steps(plan.steps))
         check_described(described, len(x), positions, self._working)
         factors = factors_of(plan, described.variances, self._working, self._tiny)
-        return ReferenceRows(plan, Images(scaled, factors), described, self._key)
+        return ReferenceRows(plan, described, self._key, Images(scaled, factors))
 
     def block(self, left: ReferenceRows, right: ReferenceRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
-        check_rows(self._key, left, right)
+        self._check_rows(left, right)
         out = np.empty((len(left), len(right)), self.dtype)
         self._fill(out, left, right, list(cut(len(left), len(right), self._size(left.plan))))
         return out
@@ -123,7 +98,7 @@ class ReferenceEngine(ComputesAtOnce):
 
         Computes the pairs above the diagonal only.
         """
-        check_rows(self._key, prepared)
+        self._check_rows(prepared)
         count = len(prepared)
         out = np.empty((count, count), self.dtype)
         self._fill(out, prepared, prepared, list(cut_upper(count, self._size(prepared.plan))))

@@ -66,9 +66,10 @@ class Job:
         try:
             output, _ = self.process.communicate(timeout=max(left, 0.1))
         except subprocess.TimeoutExpired:
-            for child in self.family():
+            family = self.family()
+            for child in family:
                 child.send_signal(signal.SIGABRT)
-            time.sleep(1)  # the stacks are printed by then
+            psutil.wait_procs(family, timeout=5)  # they print their stacks and end
             self.kill()
             output, _ = self.process.communicate()
             raise AssertionError(f"still running after {self._limit} s:\n{output}") from None

@@ -60,7 +60,9 @@ def test_progress_writes_lines_in_a_log(monkeypatch, tmp_path):
     events = tmp_path / "events.jsonl"
     bar = Progress("kernel", 10, 1000, lambda: done[0], EventLog(events), stream)
     done[0] = 4
-    time.sleep(0.1)  # the watching thread needs a moment
+    end = time.monotonic() + 20  # the watching thread needs a moment
+    while "4 of 10 tiles" not in stream.getvalue() and time.monotonic() < end:
+        time.sleep(0.01)
     done[0] = 10
     bar.close()
     lines = stream.getvalue().splitlines()

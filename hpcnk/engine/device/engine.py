@@ -13,20 +13,20 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.engine.base import EngineBase
 from hpcnk.engine.device.kinds import Device, DeviceArray
 from hpcnk.engine.device.launch import Batch, Launcher
 from hpcnk.engine.device.program import DeviceProgram, device_program
 from hpcnk.engine.device.rows import DeviceRows, PendingBlock
 from hpcnk.engine.host import HostEngine
-from hpcnk.engine.precision import working_dtype
-from hpcnk.engine.prepared import Described, check_rows
+from hpcnk.engine.prepared import Described
 from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
 
 PANELS = 8  # of a symmetric block without pixels: what lies below the diagonal panels is left out
 
 
-class DeviceEngine:
+class DeviceEngine(EngineBase):
     """Computes blocks of one architecture's kernel on a GPU.
 
     Pooled sums are added up in whatever order the device finds, so the last digits of a pooled
@@ -40,16 +40,9 @@ class DeviceEngine:
     def __init__(
         self, architecture: Architecture, kind: str, dtype: np.dtype, threads: int, device: Device
     ) -> None:
-        self.architecture = architecture
-        self.kind = kind
-        self.dtype = dtype
-        self.threads = threads
-        self.reason = device.name
+        super().__init__(architecture, kind, dtype, threads, device.name)
         self._device = device
-        self._tangent = kind == "ntk"
         self._host = HostEngine(architecture, kind, dtype, threads, "describes rows")
-        self._working = working_dtype(architecture, dtype)
-        self._key = (self.backend, kind, self._working.name)
         self._launcher = lru_cache(maxsize=8)(self._make_launcher)
 
     def describe(self, x: NDArray) -> Described:
@@ -62,7 +55,7 @@ class DeviceEngine:
         program = self._program(rows.plan)
         numbers = self._device.upload(program.laid_out(rows.x, rows.factors))
         inputs = self._device.upload(rows.x[:, :, 0]) if program.products else None
-        return DeviceRows(rows.plan, numbers, inputs, rows.described, self._key)
+        return DeviceRows(rows.plan, rows.described, self._key, numbers, inputs)
 
     def block(self, left: DeviceRows, right: DeviceRows) -> NDArray:
         """Kernel of all rows of `left` with all rows of `right`, (left, right), in dtype."""
@@ -79,7 +72,7 @@ class DeviceEngine:
         """Begin the block of `left` with `right`, or of `left` with itself without it."""
         if right is None:
             return self._start_symmetric(left)
-        check_rows(self._key, left, right)
+        self._check_rows(left, right)
         shape = (len(left), len(right))
         if 0 in shape:
             return PendingBlock(None, np.empty(shape, self.dtype), None)
@@ -92,7 +85,7 @@ class DeviceEngine:
         return PendingBlock(self._device.download(out), np.empty(0, self.dtype), None)
 
     def _start_symmetric(self, prepared: DeviceRows) -> PendingBlock:
-        check_rows(self._key, prepared)
+        self._check_rows(prepared)
         count = len(prepared)
         if count == 0:
             return PendingBlock(None, np.empty((0, 0), self.dtype), None)

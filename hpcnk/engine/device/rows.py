@@ -7,43 +7,32 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.engine.base import PreparedRows
 from hpcnk.engine.device.kinds import Copied, DeviceArray
-from hpcnk.engine.host import mirror
-from hpcnk.engine.prepared import Described, a_slice
-from hpcnk.kernels.plan import Plan
+from hpcnk.engine.prepared import a_slice
+from hpcnk.engine.symmetric import complete
 
 
 @dataclass(frozen=True)
-class DeviceRows:
+class DeviceRows(PreparedRows):
     """Rows in the device's memory; slices share it.
 
     `numbers`: (rows, length), inputs and factors. `x`: (rows, channels), of a network without
     pixels, whose scalar products come from a matrix product.
     """
 
-    plan: Plan
     numbers: DeviceArray
     x: DeviceArray | None
-    described: Described
-    key: tuple[str, ...]
-
-    @property
-    def diagonal(self) -> NDArray:
-        """The exact K(x, x) of each row, float64."""
-        return self.described.diagonal
 
     @property
     def nbytes(self) -> int:
         """Bytes held in the device's memory."""
         return int(self.numbers.nbytes) + (0 if self.x is None else int(self.x.nbytes))
 
-    def __len__(self) -> int:
-        return len(self.described)
-
     def __getitem__(self, rows: slice) -> DeviceRows:
         part = a_slice(rows, steps=False)
         x = None if self.x is None else self.x[part]
-        return DeviceRows(self.plan, self.numbers[part], x, self.described[part], self.key)
+        return DeviceRows(self.plan, self.described[part], self.key, self.numbers[part], x)
 
 
 class PendingBlock:
@@ -60,6 +49,5 @@ class PendingBlock:
             self._block = np.ascontiguousarray(self._copied.result(), self._block.dtype)
             self._copied = None
             if self._rows is not None:
-                mirror(self._block)
-                np.fill_diagonal(self._block, self._rows.diagonal)
+                complete(self._block, self._rows.diagonal)
         return self._block

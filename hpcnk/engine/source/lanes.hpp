@@ -32,20 +32,6 @@ template <class T> struct Lanes {
 using Floats = Lanes<float>::Vector;
 using Doubles = Lanes<double>::Vector;
 
-// A number in all lanes.
-template <class V> HPCNK_INLINE V splat(float x);
-template <class V> HPCNK_INLINE V splat(double x);
-#if defined(__AVX512F__)
-template <> HPCNK_INLINE Floats splat(float x) { return (Floats)_mm512_set1_ps(x); }
-template <> HPCNK_INLINE Doubles splat(double x) { return (Doubles)_mm512_set1_pd(x); }
-#elif defined(__AVX__)
-template <> HPCNK_INLINE Floats splat(float x) { return (Floats)_mm256_set1_ps(x); }
-template <> HPCNK_INLINE Doubles splat(double x) { return (Doubles)_mm256_set1_pd(x); }
-#else
-template <> HPCNK_INLINE Floats splat(float x) { return Floats{} + x; }
-template <> HPCNK_INLINE Doubles splat(double x) { return Doubles{} + x; }
-#endif
-
 template <class T> HPCNK_INLINE typename Lanes<T>::Vector load(const T* p) {
     return *reinterpret_cast<const typename Lanes<T>::Anywhere*>(p);
 }
@@ -62,35 +48,39 @@ HPCNK_INLINE Doubles absolute(Doubles a) {
     return (Doubles)((Bits)a & INT64_C(0x7fffffffffffffff));
 }
 
-#if defined(__AVX512F__)
-#define HPCNK_NATIVE(name, operation)                                                            \
-    HPCNK_INLINE Floats name(Floats a) { return (Floats)_mm512_##operation##_ps((__m512)a); }    \
-    HPCNK_INLINE Doubles name(Doubles a) { return (Doubles)_mm512_##operation##_pd((__m512d)a); }
-#define HPCNK_NATIVE2(name, operation)                                                           \
-    HPCNK_INLINE Floats name(Floats a, Floats b) {                                               \
-        return (Floats)_mm512_##operation##_ps((__m512)a, (__m512)b);                            \
-    }                                                                                            \
-    HPCNK_INLINE Doubles name(Doubles a, Doubles b) {                                            \
-        return (Doubles)_mm512_##operation##_pd((__m512d)a, (__m512d)b);                         \
-    }
-#elif defined(__AVX__)
-#define HPCNK_NATIVE(name, operation)                                                            \
-    HPCNK_INLINE Floats name(Floats a) { return (Floats)_mm256_##operation##_ps((__m256)a); }    \
-    HPCNK_INLINE Doubles name(Doubles a) { return (Doubles)_mm256_##operation##_pd((__m256d)a); }
-#define HPCNK_NATIVE2(name, operation)                                                           \
-    HPCNK_INLINE Floats name(Floats a, Floats b) {                                               \
-        return (Floats)_mm256_##operation##_ps((__m256)a, (__m256)b);                            \
-    }                                                                                            \
-    HPCNK_INLINE Doubles name(Doubles a, Doubles b) {                                            \
-        return (Doubles)_mm256_##operation##_pd((__m256d)a, (__m256d)b);                         \
-    }
-#endif
-
+// A number in all lanes, the larger, the smaller, the root: the processor's own where it has them.
+template <class V> HPCNK_INLINE V splat(float x);
+template <class V> HPCNK_INLINE V splat(double x);
 #if defined(__AVX__)
-HPCNK_NATIVE(square_root, sqrt)
-HPCNK_NATIVE2(maximum, max)
-HPCNK_NATIVE2(minimum, min)
+#if defined(__AVX512F__)
+#define HPCNK_SIMD(name) _mm512_##name
+using NativeFloats = __m512;
+using NativeDoubles = __m512d;
 #else
+#define HPCNK_SIMD(name) _mm256_##name
+using NativeFloats = __m256;
+using NativeDoubles = __m256d;
+#endif
+template <> HPCNK_INLINE Floats splat(float x) { return (Floats)HPCNK_SIMD(set1_ps)(x); }
+template <> HPCNK_INLINE Doubles splat(double x) { return (Doubles)HPCNK_SIMD(set1_pd)(x); }
+HPCNK_INLINE Floats maximum(Floats a, Floats b) {
+    return (Floats)HPCNK_SIMD(max_ps)((NativeFloats)a, (NativeFloats)b);
+}
+HPCNK_INLINE Doubles maximum(Doubles a, Doubles b) {
+    return (Doubles)HPCNK_SIMD(max_pd)((NativeDoubles)a, (NativeDoubles)b);
+}
+HPCNK_INLINE Doubles minimum(Doubles a, Doubles b) {
+    return (Doubles)HPCNK_SIMD(min_pd)((NativeDoubles)a, (NativeDoubles)b);
+}
+HPCNK_INLINE Floats square_root(Floats a) {
+    return (Floats)HPCNK_SIMD(sqrt_ps)((NativeFloats)a);
+}
+HPCNK_INLINE Doubles square_root(Doubles a) {
+    return (Doubles)HPCNK_SIMD(sqrt_pd)((NativeDoubles)a);
+}
+#else
+template <> HPCNK_INLINE Floats splat(float x) { return Floats{} + x; }
+template <> HPCNK_INLINE Doubles splat(double x) { return Doubles{} + x; }
 template <class V> HPCNK_INLINE V maximum(V a, V b) { return a > b ? a : b; }
 template <class V> HPCNK_INLINE V minimum(V a, V b) { return a < b ? a : b; }
 #if defined(__aarch64__)
