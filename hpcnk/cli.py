@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hpcnk.comm import abort, active, launcher, world
 from hpcnk.deck import manual
-from hpcnk.errors import BackendError, DeckError, HpcnkError
+from hpcnk.errors import BackendError, DeckError, HpcnkError, OutOfMemoryError
 from hpcnk.version import __version__
 
 Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except HpcnkError as error:
         return _fail(error)
+    except MemoryError as error:
+        return _fail(OutOfMemoryError(error))
     except BrokenPipeError:  # the reader, such as `head`, has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -72,6 +74,12 @@ def _build(path: Path) -> None:
         built_library()
 
 
+def _build_if_possible(path: Path) -> None:
+    """Build it for stages that need it only if a stored tile turns out to be damaged."""
+    with suppress(BackendError):
+        _build(path)
+
+
 def _check(options: argparse.Namespace) -> int:
     from hpcnk.run.check import check
 
@@ -86,11 +94,30 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from hpcnk.run.available import available_memory
     from hpcnk.run.check import check
-    from hpcnk.run.plan import Place, describe_plan, plan
+    from hpcnk.run.estimate import estimate
+    from hpcnk.run.hazards import Ground, hazards
+    from hpcnk.run.plan import Place, plan, resized
+    from hpcnk.run.plan_text import describe_plan
 
+    deck, data = check(options.deck)
     place = Place(options.ranks, options.hosts)
-    _tell(describe_plan(plan(*check(options.deck), place), place))
+    planned = plan(deck, resized(data, options.rows, options.test_rows), place)
+    times = estimate(planned, place, options.pairs_per_second, options.disk_rate)
+    ground = Ground(deck.output, options.host_memory or available_memory())
+    _tell(describe_plan(planned, place, times, hazards(planned, place, times, ground)))
+    return 0
+
+
+def _jobscript(options: argparse.Namespace) -> int:
+    from hpcnk.run.check import check
+    from hpcnk.run.jobscript import Request, jobscript
+    from hpcnk.run.site import parse_time, read_site
+
+    site, time = read_site(options.site), options.time and parse_time(options.time)
+    request = Request(options.nodes, options.ranks_per_node, time, options.at_once)
+    _tell(jobscript([check(deck) for deck in options.decks], site, request))
     return 0
 
 
@@ -98,8 +125,8 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that runs these stages in one session."""
 
     def command(options: argparse.Namespace) -> int:
-        if "kernel" in names:
-            _build(options.deck)
+        build = _build if "kernel" in names else _build_if_possible
+        build(options.deck)
         from hpcnk.run.check import check
         from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
@@ -109,7 +136,8 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
             require_started(deck)
         session = open_session(deck, world())
         stages = _stages()
-        good = [stages[name](session) for name in names]
+        with session.watchdog:
+            good = [stages[name](session) for name in names]
         return 0 if all(good) else 1
 
     return command
@@ -148,11 +176,15 @@ def _doctor(options: argparse.Namespace) -> int:
 
     with suppress(BackendError):  # a finding of the doctor's
         built_library()  # before h5py may start MPI, see `_build`
+    from hpcnk.run.check import check
     from hpcnk.run.doctor import doctor
 
-    findings = doctor()
+    findings = doctor(check(options.deck) if options.deck else None)
     _tell("\n".join(map(str, findings)))
-    return int(any(finding.advice for finding in findings))
+    bad = any(finding.advice for finding in findings)
+    if bad and active() is None and launcher().rank:
+        time.sleep(GRACE)
+    return int(bad)
 
 
 _PREPARE_KERNEL = ("prepare", "kernel")
@@ -178,23 +210,64 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, text, command in _DECK_COMMANDS:
         _command(commands, name, text, command, _DECK, manual())
-    plan = _command(
-        commands, "plan", "say what a job will need; starts nothing", _plan, _DECK, manual()
-    )
-    plan.add_argument("--ranks", type=_positive, default=1, help="number of ranks (default 1)")
-    plan.add_argument(
-        "--hosts", type=_positive, default=1, help="hosts that they are spread over (default 1)"
-    )
+    text = "say what a job will need; starts nothing"
+    _plan_options(_command(commands, "plan", text, _plan, _DECK, manual()))
+    _jobscript_options(_command(commands, "jobscript", _JOBSCRIPT, _jobscript))
     _command(commands, "status", "say how far a job has come", _status, _FOLDER)
     verify = _command(commands, "verify", "check stored tiles and arrays", _verify, _FOLDER)
     verify.add_argument(
         "--tiles", type=_natural, default=2, help="tiles of each file to compute anew (default 2)"
     )
     verify.add_argument("--seed", type=_natural, default=0, help="chooses those tiles (default 0)")
-    _command(commands, "doctor", "say what is installed and what does not fit", _doctor)
+    doctor = _command(
+        commands, "doctor", "say what is installed and what does not fit", _doctor, epilog=_SICK
+    )
+    doctor.add_argument(
+        "deck", type=Path, nargs="?", help="also look at what this deck's job needs here"
+    )
     return parser
 
 
+def _jobscript_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("decks", type=Path, nargs="+", metavar="DECK", help="the deck; several make a job array")
+    add("--site", required=True, help="a shipped site (an unknown name lists them), or the path "
+        "of a header like those in jobscripts/")  # fmt: skip
+    add("--nodes", type=_positive, required=True, help="nodes of a job")
+    add("--ranks-per-node", type=_positive, help="ranks of a node (default: the site's)")
+    add("--time", help="time limit, HH:MM:SS or D-HH:MM:SS (default: the site's longest)")
+    add("--at-once", type=_positive, help="jobs of an array that may run at once (default: all)")
+
+
+_JOBSCRIPT = "print a SLURM script for a job; starts nothing"
+
+
+def _plan_options(plan: argparse.ArgumentParser) -> None:
+    plan.add_argument("--ranks", type=_positive, default=1, help="number of ranks (default 1)")
+    plan.add_argument(
+        "--hosts", type=_positive, default=1, help="hosts that they are spread over (default 1)"
+    )
+    plan.add_argument(
+        "--rows", type=_positive, help="plan for so many training rows (default: those of the deck)"
+    )
+    plan.add_argument("--test-rows", type=_positive, help="and so many test rows")
+    plan.add_argument(
+        "--pairs-per-second",
+        type=_rate,
+        help="kernel entries a second of one rank (default: by what was measured, CPU only)",
+    )
+    plan.add_argument(
+        "--disk-rate", type=_gigabytes, metavar="GB/S", help="of the disk, for all ranks together"
+    )
+    plan.add_argument(
+        "--host-memory",
+        type=_gigabytes,
+        metavar="GB",
+        help="memory of a host (default: what this one has left)",
+    )
+
+
+_SICK = "Exit codes: 0 nothing is amiss, 1 something is, 2 the deck is invalid."
 _DECK = ("deck", "the YAML deck")
 _FOLDER = ("dir", "the deck's output folder")
 
@@ -225,6 +298,20 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def _rate(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return number
+
+
+def _gigabytes(text: str) -> int:
+    return int(_rate(text) * 1e9)
 
 
 def _natural(text: str) -> int:

@@ -73,6 +73,21 @@ class StorageError(HpcnkError):
     exit_code = 74
 
 
+class DiskFull(StorageError):
+    """The disk or the quota is full. After space is made, the same command goes on."""
+
+
+class OutOfMemoryError(HpcnkError):
+    """The system gave no more memory; what is finished is on disk."""
+
+    def __init__(self, error: MemoryError) -> None:
+        super().__init__(
+            f"out of memory: {error}" if str(error) else "out of memory",
+            "what is finished is kept: start again with fewer ranks on a host, a smaller "
+            "kernel.tile (in a new `output`) or more memory; `hpcnk plan` says what is needed",
+        )
+
+
 class SolveError(HpcnkError):
     """The linear system cannot be solved as asked. Follows from values equal on all ranks."""
 

@@ -3,11 +3,13 @@
 #
 # On Debian or Ubuntu with root or sudo: Open MPI and parallel HDF5 from the distribution, and an
 # h5py built with MPI. Elsewhere the tests run on wheels and those of the mpio driver are skipped.
+# As root also Slurm, of which the tests start one of their own; elsewhere those say why they skip.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source tools/environment.sh
 
 PACKAGES="openmpi-bin libopenmpi-dev libhdf5-openmpi-dev g++ pkg-config"
+SLURM_PACKAGES="slurm-wlm munge"
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi; }
 
@@ -23,6 +25,19 @@ install_packages() {
     say "installing $PACKAGES"
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $PACKAGES >/dev/null
+}
+
+# Slurm's daemons start jobs as root alone, so the packages are of no use to others.
+install_slurm() {
+    dpkg -s $SLURM_PACKAGES >/dev/null 2>&1 && return
+    if [ "$(id -u)" != 0 ] || ! can_install; then
+        say "no root on Debian or Ubuntu: the tests under Slurm will be skipped"
+        return
+    fi
+    say "installing $SLURM_PACKAGES"
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+        --no-install-recommends $SLURM_PACKAGES >/dev/null; } ||
+        say "Slurm cannot be installed: its tests will be skipped"
 }
 
 # The fast route: built against the mpi4py wheel, without pip's isolation, which would compile an
@@ -58,6 +73,7 @@ make_test_environment() {
 
 make_wheel_environment
 make_test_environment
+install_slurm
 HPCNK_MPIRUN=$(mpirun_of .venv-test)
 HPCNK_WHEEL_PYTHON=$PWD/.venv/bin/python
 HPCNK_WHEEL_MPIRUN=$(mpirun_of .venv)

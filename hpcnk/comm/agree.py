@@ -42,7 +42,7 @@ def on_root(comm: Communicator, work: Callable[[], T]) -> T:
             result = work()
         except HpcnkError as caught:
             error = caught
-    _wait_asleep(comm)
+    wait_for_all(comm)
     result, error = comm.bcast((result, error), root=0)
     if error is not None:
         _raise_agreed(error)
@@ -59,7 +59,8 @@ def _raise_agreed(error: HpcnkError) -> NoReturn:
     raise error
 
 
-def _wait_asleep(comm: Communicator) -> None:
+def wait_for_all(comm: Communicator) -> None:
+    """Wait until all ranks have come here, leaving the cores to those that still work. Collective."""
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(_NAP)

@@ -1,6 +1,8 @@
-"""Sums and gathers of large float64 arrays, in pieces that every MPI library can count."""
+"""Sums and gathers of large arrays, in pieces that every MPI library can count."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +12,8 @@ from hpcnk.comm.world import Communicator
 MAX_BYTES = 1 << 30  # of one message; MPI counts elements in 32 bits
 
 
-def sum_over_ranks(comm: Communicator, array: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Add the ranks' float64 arrays of equal shape, in place; all get the sum. Collective."""
+def sum_over_ranks(comm: Communicator, array: NDArray[Any]) -> NDArray[Any]:
+    """Add the ranks' arrays of equal shape and dtype, in place; all get the sum. Collective."""
     if comm.size > 1:
         from mpi4py import MPI
 
@@ -32,7 +34,20 @@ def assemble_rows(
     return sum_over_ranks(comm, whole)
 
 
-def _pieces(array: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+def broadcast(comm: Communicator, array: NDArray[Any] | None) -> NDArray[Any]:
+    """Return rank 0's array on all ranks, of any dtype of numbers. Collective.
+
+    Sent as raw bytes: pickled, as mpi4py would send it, an array may have 2^31 bytes at most.
+    """
+    mine = None if array is None else np.ascontiguousarray(array)
+    shape, dtype = comm.bcast(None if mine is None else (mine.shape, mine.dtype.str), root=0)
+    whole = np.empty(shape, dtype) if mine is None or comm.rank else mine
+    for piece in _pieces(whole.reshape(-1).view(np.uint8)):
+        comm.Bcast(piece, root=0)
+    return whole
+
+
+def _pieces(array: NDArray[Any]) -> list[NDArray[Any]]:
     if not array.flags.c_contiguous:
         raise ValueError("a reduction in place needs a C-contiguous array")
     flat = array.reshape(-1)

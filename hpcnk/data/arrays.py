@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,7 +84,7 @@ class Arrays:
 
 
 def _open(path: Path) -> Mapping[str, StoredArray]:
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path.is_file may raise where the path cannot be looked up
         raise DataError(f"there is no file {path}", "data.path names a .npz or HDF5 file")
     if path.suffix == ".npz":
         return open_npz(path)

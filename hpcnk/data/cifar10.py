@@ -6,6 +6,7 @@ names in the folder. The parent folder of `cifar-10-batches-bin` or `cifar-10-ba
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -98,11 +99,11 @@ def _checked(labels: Array, rows: RowNumbers, path: Path) -> Array:
 
 
 def _find_folder(path: Path) -> Path:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise DataError(
             f"{path} is not a folder", "data.path is the folder of the CIFAR-10 batches"
         )
-    inner = [path / name for name in _FOLDERS if (path / name).is_dir()]
+    inner = [path / name for name in _FOLDERS if os.path.isdir(path / name)]
     if len(inner) > 1:
         raise DataError(
             f"{path} holds both {_FOLDERS[0]} and {_FOLDERS[1]}",
@@ -113,9 +114,9 @@ def _find_folder(path: Path) -> Path:
 
 def _version(folder: Path) -> tuple[type[BinaryBatch] | type[PythonBatch], str]:
     names = _TRAIN + _TEST
-    if any((folder / f"{name}.bin").is_file() for name in names):
+    if any(os.path.isfile(folder / f"{name}.bin") for name in names):
         return BinaryBatch, ".bin"
-    if any((folder / name).is_file() for name in names):
+    if any(os.path.isfile(folder / name) for name in names):
         return PythonBatch, ""
     raise DataError(
         f"{folder} holds no CIFAR-10 batch: neither data_batch_1.bin nor data_batch_1",
@@ -124,6 +125,6 @@ def _version(folder: Path) -> tuple[type[BinaryBatch] | type[PythonBatch], str]:
 
 
 def _refuse_missing(folder: Path, suffix: str) -> None:
-    missing = [n + suffix for n in _TRAIN + _TEST if not (folder / (n + suffix)).is_file()]
+    missing = [n + suffix for n in _TRAIN + _TEST if not os.path.isfile(folder / (n + suffix))]
     if missing:
         raise DataError(f"{folder} lacks {', '.join(missing)}", "unpack the archive again")

@@ -7,6 +7,7 @@ tiny file, with HDF5 1.10.8), which nothing in Python can catch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,11 @@ def _refuse_incomplete(path: Path, dataset: h5py.Dataset) -> None:
     """Refuse values that were never written, and sizes that the file cannot hold."""
     stored, size = dataset.id.get_storage_size(), path.stat().st_size
     ratio = 1 if dataset.chunks is None else _LARGEST_RATIO
-    if stored > size or dataset.nbytes > ratio * stored or _chunks_lacking(dataset):
+    # In Python's integers: h5py's own product of the lengths can overflow, and be small.
+    needed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    if stored > size or needed > ratio * stored or _chunks_lacking(dataset):
         raise DataError(
-            f"{path}: {dataset.name} should have {dataset.nbytes} bytes, shape {dataset.shape}; "
+            f"{path}: {dataset.name} should have {needed} bytes, shape {dataset.shape}; "
             f"{stored} are stored, in a file of {size}",
             "the file is damaged or was not written to its end: write it again",
         )
@@ -89,5 +92,5 @@ def _chunks_lacking(dataset: h5py.Dataset) -> bool:
     if dataset.chunks is None:
         return False
     lengths = zip(dataset.shape, dataset.chunks, strict=True)
-    expected = np.prod([-(-length // chunk) for length, chunk in lengths])
+    expected = math.prod(-(-length // chunk) for length, chunk in lengths)
     return dataset.id.get_num_chunks() < expected

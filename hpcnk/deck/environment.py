@@ -3,8 +3,11 @@
 import re
 from collections.abc import Mapping
 
+from hpcnk.deck.problems import MAX_SHOWN
+
+# The default is bounded, or else a text of nothing but beginnings would take hours to search.
 _DOLLAR = re.compile(
-    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<otherwise>:-(?P<default>[^}]*))?\})?"
+    r"\$(?:(?P<dollar>\$)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<otherwise>:-(?P<default>[^}]{0,1000}))?\})?"
 )
 
 
@@ -18,7 +21,7 @@ def expand(text: str, environment: Mapping[str, str]) -> tuple[str, list[str]]:
 
     def replace(match: re.Match[str]) -> str:
         name = match["name"]
-        if match["dollar"]:
+        if match["dollar"] or len(problems) >= MAX_SHOWN:
             return "$"
         if name is None:
             problems.append(_lone_dollar(text, match.start()))

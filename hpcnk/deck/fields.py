@@ -41,7 +41,7 @@ def _path(value: object) -> object:
         return value
     if not isinstance(value, str) or value.strip() == "" or "\0" in value:
         raise ValueError(value)
-    return Path(value)
+    return Path(os.path.expanduser(value))
 
 
 def _validation(value: object) -> object:

@@ -10,6 +10,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
+    Strict,
     ValidationInfo,
     field_validator,
 )
@@ -194,6 +195,15 @@ def _none_as_text(value: object) -> object:
     return None if value == "none" else value
 
 
+class Checkpoint(Section):
+    """How often the solver stores its state, to go on from it after a kill."""
+
+    minutes: Positive = Field(default=10.0, description="between two checkpoints at most")
+    iterations: Annotated[
+        Annotated[int, Strict(), Field(ge=1)] | None, Expected("an integer of at least 1")
+    ] = Field(default=None, description="between two checkpoints at most; none: time alone counts")
+
+
 class SolveSection(Section):
     """The linear system (K + ridge * trace(K)/n * I) alpha = Y and how it is solved."""
 
@@ -207,6 +217,16 @@ class SolveSection(Section):
         BeforeValidator(_none_as_text),
         Expected("{kind: pivoted_cholesky, rank: 200} or none"),
     ] = Field(default=Preconditioner(), description="preconditioner of conjugate gradients")
+    reproducible: Flag = Field(
+        default=False,
+        description="sums in fixed point, so that any number of ranks gives the same bits; costs "
+        "some time and one thread a rank",
+    )
+    checkpoint: Annotated[
+        Checkpoint | None,
+        BeforeValidator(_none_as_text),
+        Expected("{minutes: 10, iterations: 100} or none"),
+    ] = Field(default=Checkpoint(), description="when the solver's state is stored")
 
 
 class StoreSection(Section):
@@ -216,6 +236,18 @@ class StoreSection(Section):
         default="auto",
         description="mpio: all ranks through parallel HDF5; posix: each rank by itself; auto takes "
         "mpio if HDF5 has it",
+    )
+
+
+class WatchdogSection(Section):
+    """What ends a job that stands still."""
+
+    minutes: Annotated[
+        float, Strict(), Field(ge=0.01, le=1e6), Expected("a number from 0.01 to 1e6")
+    ] = Field(
+        default=120.0,
+        description="how long nothing may move on any rank; then all write their stacks down and "
+        "the job ends, to be started again; parts of a tile of 8192 rows may take 10 minutes",
     )
 
 
@@ -234,6 +266,11 @@ class Deck(Section):
     kernel: KernelSection = Field(description="the kernel")
     solve: SolveSection = Field(description="the linear system")
     store: StoreSection = Field(default=StoreSection(), description="the files")
+    watchdog: Annotated[
+        WatchdogSection | None,
+        BeforeValidator(_none_as_text),
+        Expected("{minutes: 120} or none"),
+    ] = Field(default=WatchdogSection(), description="what ends a job that stands still")
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
 

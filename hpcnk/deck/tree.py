@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -38,7 +39,13 @@ class Tree:
 
     def covers(self, path: KeyPath) -> bool:
         """Whether the value at this path has, lies in or holds a part that could not be formed."""
-        return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in self.broken)
+        upwards = (path[:length] for length in range(len(path) + 1))
+        return path in self._above_broken or any(above in self.broken for above in upwards)
+
+    @cached_property
+    def _above_broken(self) -> set[KeyPath]:
+        """The broken paths and all above them; looked up, as there may be thousands of each."""
+        return {bad[:length] for bad in self.broken for length in range(len(bad) + 1)}
 
 
 def read_tree(text: str, source: Path, environment: Mapping[str, str]) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.prepared import Described
+from hpcnk.engine.threads import nothing
 from hpcnk.errors import UsageError
 from hpcnk.kernels.plan import Plan
 from hpcnk.kernels.spec import Architecture
@@ -33,7 +35,10 @@ class PreparedRows:
 
 
 class EngineBase:
-    """The settings of one engine. Rows prepared by it carry its key."""
+    """The settings of one engine. Rows prepared by it carry its key.
+
+    `beat` is called as parts of a block are over; whoever watches the work may set it.
+    """
 
     backend: str
 
@@ -45,6 +50,7 @@ class EngineBase:
         self.dtype = dtype
         self.threads = threads
         self.reason = reason
+        self.beat: Callable[[], None] = nothing
         self._tangent = kind == "ntk"
         self._working = working_dtype(architecture, dtype)
         self._tiny = float(np.finfo(self._working).tiny)

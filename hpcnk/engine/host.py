@@ -127,7 +127,7 @@ class HostEngine(ComputesAtOnce):
             found = (work[:factors], variances[group], kernel[group])
             self._wide.own(bound, self._tangent, groups[group], self._tiny, work[factors:], found)
 
-        for_each(describe, range(len(groups)), self.threads)
+        for_each(describe, range(len(groups)), self.threads, self.beat)
         by_row = variances.transpose(0, 2, 1).reshape(lanes * len(groups), variances.shape[1])
         return checked(by_row[: len(x)], kernel.reshape(-1)[: len(x)], self._working, self.dtype)
 
@@ -208,7 +208,7 @@ class HostEngine(ComputesAtOnce):
                 out,
             )
 
-        for_each(compute, self._tasks(len(left), len(x), upper), self.threads)
+        for_each(compute, self._tasks(len(left), len(x), upper), self.threads, self.beat)
 
     def _tasks(self, rows: int, vectors: int, upper: bool) -> list[tuple[int, slice]]:
         """Cut a block into vectors of right rows and runs of left rows, the longest first."""
@@ -246,7 +246,7 @@ class HostEngine(ComputesAtOnce):
                 )  # fmt: skip
 
         with self._blas.limit(limits=1, user_api="blas"):
-            for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads)
+            for_each(compute, range(0, len(left), CHAIN_ROWS), self.threads, self.beat)
 
     # --- small parts
 

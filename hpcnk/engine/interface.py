@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,6 +27,7 @@ class Engine(Protocol):
     dtype: np.dtype
     threads: int
     ahead: int  # blocks to begin before the first one's result is taken
+    beat: Callable[[], None]  # called as parts of a block are over; may be set
 
     def describe(self, x: NDArray) -> Described:
         """Compute what is known of each row alone; x is (rows, *input_shape)."""

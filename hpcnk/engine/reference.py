@@ -70,7 +70,7 @@ class ReferenceEngine(ComputesAtOnce):
             parts[first] = describe_images(plan, part, self._tangent, self._tiny)
 
         with self._blas.limit(limits=1, user_api="blas"):
-            for_each(describe, starts, self.threads)
+            for_each(describe, starts, self.threads, self.beat)
         variances, diagonal = (
             np.concatenate(arrays) for arrays in zip(*(parts[k] for k in starts), strict=True)
         )
@@ -132,4 +132,4 @@ class ReferenceEngine(ComputesAtOnce):
             out[part.rows, part.columns] = kernel_of_pairs(left.plan, rows, columns, self._tangent)
 
         with self._blas.limit(limits=1, user_api="blas"):
-            for_each(compute, parts, self.threads)
+            for_each(compute, parts, self.threads, self.beat)

@@ -13,16 +13,30 @@ from hpcnk.errors import UsageError
 Task = TypeVar("Task")
 
 
-def for_each(work: Callable[[Task], None], tasks: Iterable[Task], threads: int) -> None:
-    """Do `work` on every task. The first exception cancels the tasks not yet begun."""
+def nothing() -> None:
+    """Do nothing."""
+
+
+def for_each(
+    work: Callable[[Task], None],
+    tasks: Iterable[Task],
+    threads: int,
+    beat: Callable[[], None] = nothing,
+) -> None:
+    """Do `work` on every task. The first exception cancels the tasks not yet begun.
+
+    `beat` is called by this thread as tasks are over.
+    """
     if threads == 1:
         for task in tasks:
             work(task)
+            beat()
         return
     running = [_pool(threads).submit(work, task) for task in tasks]
     try:
         for done in running:
             done.result()
+            beat()
     finally:
         for left in running:
             left.cancel()

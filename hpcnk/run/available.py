@@ -1,9 +1,12 @@
-"""How much memory this machine, or what it grants to this job, has left."""
+"""How much memory this machine, or what it grants to this job and this process, has left."""
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
+
+from hpcnk.comm import Communicator, place_on_host
 
 _CGROUP = Path("/sys/fs/cgroup")
 # files of a control group, version 2 and version 1: limit, use, and what of it is file cache
@@ -11,6 +14,30 @@ _FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+# limits of one process (`ulimit -v`, `ulimit -d`), and the line of its status with what it uses
+_LIMITS = ((resource.RLIMIT_AS, "VmSize:"), (resource.RLIMIT_DATA, "VmData:"))
+
+
+def memory_share(comm: Communicator) -> tuple[int | None, int]:
+    """Return the bytes that this rank can still take, None if unknown, and the ranks of its host.
+
+    An even share of what the host has, or what the limits of the process leave, if that is less.
+    Collective.
+    """
+    _, ranks = place_on_host(comm)
+    host = available_memory()
+    known = [] if host is None else [host // ranks]
+    return min([*known, *process_limits()], default=None), ranks
+
+
+def process_limits() -> Iterator[int]:
+    """Give what each limit on this process's memory leaves of it, in bytes."""
+    status = _lines(Path("/proc/self/status"))
+    for limit, name in _LIMITS:
+        most, _ = resource.getrlimit(limit)
+        used = [int(line.split()[1]) * 1024 for line in status if line.startswith(name)]
+        if most != resource.RLIM_INFINITY and used:
+            yield max(0, most - used[0])
 
 
 def available_memory() -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,10 @@ class Folder:
         """The coefficients alpha of every ridge."""
         return self.path / "solution.h5"
 
+    def checkpoint(self, which: str, number: int) -> Path:
+        """One of the two alternating checkpoints of a solve."""
+        return self.path / f"checkpoint-{which}-{number}.h5"
+
     @property
     def predictions(self) -> Path:
         """Test predictions of every ridge, and the targets."""
@@ -62,8 +67,31 @@ class Folder:
 
     def make(self) -> None:
         """Create the folder and its parents. Raises StorageError."""
+        self.require_free_way()
         with storage_errors("creating the folder", self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+
+    def require_free_way(self) -> None:
+        """Raise StorageError if something else stands where the folder or a parent should be."""
+        with storage_errors("looking for", self.path):
+            obstacle = self._obstacle()
+        if obstacle:
+            what = f"the output folder {self.path} cannot be made: {obstacle}"
+            raise StorageError(what, "move it away, or choose another `output`")
+
+    def _obstacle(self) -> str:
+        """Say what is in the way, empty if nothing."""
+        for place in reversed((self.path, *self.path.parents)):
+            if place.is_symlink() and not place.is_dir():
+                return f"{place} is a symbolic link to {os.readlink(place)}, which is no folder"
+            if place.exists() and not place.is_dir():
+                return f"{place} is a file"
+        return ""
+
+    def holds(self, path: Path) -> bool:
+        """Return whether one of the files is there. Raises StorageError where that is hidden."""
+        with storage_errors("looking for", path):
+            return path.exists()
 
     def read_report(self) -> dict[str, Any]:
         """Return the report as far as it goes, empty before the first stage."""

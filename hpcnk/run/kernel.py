@@ -5,59 +5,38 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
-from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import agreement, any_rank, on_root, place_on_host
-from hpcnk.engine import Engine, make_engine
-from hpcnk.errors import BackendError, Stopped, StorageError
+from hpcnk.comm import any_rank, on_root, wait_for_all
+from hpcnk.engine import Engine
+from hpcnk.errors import Stopped, StorageError
 from hpcnk.report import Progress, count, duration
-from hpcnk.run.blocks import Blocks, kept_blocks
+from hpcnk.run.blocks import Blocks
 from hpcnk.run.clock import Clock
 from hpcnk.run.memory import require_memory
 from hpcnk.run.prepare import require_inputs
-from hpcnk.run.provenance import kernel_provenance, require_same, test_provenance
+from hpcnk.run.provenance import require_same
 from hpcnk.run.session import Session
-from hpcnk.run.variances import find_variances, known_rows
+from hpcnk.run.space import full_disk_explained, require_disk
+from hpcnk.run.work import Work, engine_of_rank, ready_blocks, works
 from hpcnk.store import (
     Layout,
     TileWriter,
-    VariancesReader,
     choose_driver,
     create,
     finished_tiles,
     mark_complete,
     read_journals,
     read_layout,
-    read_shape,
 )
-from hpcnk.tiling import CrossGrid, Tile, TriangleGrid, deal
+from hpcnk.tiling import CrossGrid, TriangleGrid, deal
 
 Result = Callable[[], NDArray[Any]]
-AnyGrid = TypeVar("AnyGrid", TriangleGrid, CrossGrid)
-
-
-@dataclass(frozen=True)
-class _Work(Generic[AnyGrid]):
-    """One tile file to fill: rows of the array `left` against rows of the array `right`."""
-
-    title: str
-    path: Path
-    grid: AnyGrid
-    provenance: dict[str, Any]
-    left: str
-    right: str
-
-    def sides(self, tile: Tile) -> list[tuple[str, slice]]:
-        """List the rows that a tile is made from; a symmetric one is from one block alone."""
-        left = (self.left, tile.rows)
-        return [left] if tile.symmetric else [left, (self.right, tile.columns)]
 
 
 @dataclass(frozen=True)
@@ -84,84 +63,39 @@ def kernel(session: Session) -> bool:
     when the disk fails, UsageError when there is too little memory, Stopped when a signal came.
     """
     session.begin("kernel")
-    engine = _engine(session)
+    engine = engine_of_rank(session)
     driver, reason = choose_driver(session.deck.store.driver)
     session.say(f"kernel: back end {engine.backend} ({engine.reason}); store {driver} ({reason})")
     contents = require_inputs(session)
-    train, test = _works(session, engine, contents)
-    works: tuple[_Work[Any], ...] = (train, test)
-    if not on_root(session.comm, lambda: all(map(_is_complete, works))):
+    train, test = works(session, engine, contents)
+    files_to_fill: tuple[Work[Any], ...] = (train, test)
+    if not on_root(session.comm, lambda: all(map(_is_complete, files_to_fill))):
         require_memory(session, engine)  # before files are made, whose tile size is then fixed
+        require_disk(session, driver)
     start, clock = time.perf_counter(), Clock()
-    files = on_root(session.comm, lambda: [_open(session, work) for work in works])
-    for work, file in zip(works, files, strict=True):
+    files = on_root(session.comm, lambda: [_open(session, work) for work in files_to_fill])
+    for work, file in zip(files_to_fill, files, strict=True):
         if file.layout.complete:
             session.say(f"{work.title}: complete already")
     computed = 0
     if not all(file.layout.complete for file in files):
-        with _blocks(session, engine, clock, contents) as blocks:
+        with (
+            full_disk_explained(session),
+            ready_blocks(session, engine, clock, contents) as blocks,
+        ):
             tiles = _Tiles(session, engine, clock, blocks, driver)
-            computed = sum(map(tiles.fill, works, files))
+            computed = sum(map(tiles.fill, files_to_fill, files))
     spent = _Spent(computed, time.perf_counter() - start, session.comm.allgather(clock.seconds))
     if session.root and (computed or "kernel" not in session.folder.read_report()):
         _report(session, engine, driver, (train.grid, test.grid), spent)
     return True
 
 
-def _engine(session: Session) -> Engine:
-    """Make this rank's engine. Collective. Raises BackendError, also if ranks found unlike ones."""
-    kernel, comm = session.deck.kernel, session.comm
-    number, _ = place_on_host(comm)
-    with agreement(comm):
-        engine = make_engine(
-            session.architecture, kernel.kind, kernel.dtype, kernel.backend, session.threads, number
-        )
-    found = sorted(set(comm.allgather(engine.backend)))
-    if len(found) > 1:
-        error = BackendError(
-            f"ranks found different back ends: {' and '.join(found)}",
-            "take hosts of one kind, or set kernel.backend to one that all of them have",
-        )
-        error.agreed = True
-        raise error
-    return engine
-
-
-def _works(
-    session: Session, engine: Engine, contents: dict[str, Any]
-) -> tuple[_Work[TriangleGrid], _Work[CrossGrid]]:
-    deck, folder = session.deck, session.folder
-    n, m = (read_shape(folder.inputs, name)[0] for name in ("x_train", "x_test"))
-    made_from = (deck, session.architecture, engine.backend, contents)
-    triangle, cross = TriangleGrid(n, deck.kernel.tile), CrossGrid(m, n, deck.kernel.tile)
-    origin, test_origin = kernel_provenance(*made_from), test_provenance(*made_from)
-    return (
-        _Work("kernel", folder.kernel, triangle, origin, "x_train", "x_train"),
-        _Work("test kernel", folder.test_kernel, cross, test_origin, "x_test", "x_train"),
-    )
-
-
-@contextmanager
-def _blocks(
-    session: Session, engine: Engine, clock: Clock, contents: dict[str, Any]
-) -> Iterator[Blocks]:
-    """Give the rows, prepared from the variances of the whole data set."""
-    inputs = session.folder.inputs
-    row_bytes = engine.prepared_bytes(read_shape(inputs, "x_train")[1:])
-    kept = kept_blocks(row_bytes, session.deck.kernel.tile)
-    layout = find_variances(session, engine, clock, contents)
-    with (
-        VariancesReader(layout) as reader,
-        Blocks(engine, inputs, kept, known_rows(reader)) as blocks,
-    ):
-        yield blocks
-
-
-def _is_complete(work: _Work) -> bool:
+def _is_complete(work: Work) -> bool:
     return work.path.exists() and read_layout(work.path).complete
 
 
-def _open(session: Session, work: _Work) -> _Opened:
+def _open(session: Session, work: Work) -> _Opened:
     """Create the file or check the one that is there; return it and its finished tiles."""
     if not work.path.exists():
         create(work.path, work.grid, session.deck.kernel.dtype, work.provenance)
@@ -182,7 +116,7 @@ class _Tiles:
     blocks: Blocks
     driver: str
 
-    def fill(self, work: _Work, file: _Opened) -> int:
+    def fill(self, work: Work, file: _Opened) -> int:
         """Compute the missing tiles of one file; return the number of pairs that this took."""
         session, layout, done = self.session, file.layout, file.done
         if layout.complete:
@@ -194,15 +128,21 @@ class _Tiles:
         session.events.write("complete", phase=work.title)
         return work.grid.pairs - sum(work.grid.at(number).pairs for number in done)
 
-    def _compute(self, work: _Work, layout: Layout, mine: list[int]) -> None:
+    def _compute(self, work: Work, layout: Layout, mine: list[int]) -> None:
         session = self.session
         progress = _progress(session, work, layout) if session.root else None
-        with TileWriter(layout, self.driver, session.comm) as writer:
+        with TileWriter(layout, self.driver, session.comm, session.faults.driver) as writer:
             for number, result in self._begun(work, mine):
                 with self.clock.running():
                     block = result()
                 writer.put(number, block)
+                session.watchdog.beat()
                 del block, result  # or they stay while the next one is computed
+            writer.commit()  # before any rank believes that all have
+            # Here all wait for the slowest. In closing, mpio would wait with the interpreter's lock
+            # held, and the watchdog could not look.
+            wait_for_all(session.comm)
+        # And here for all tiles to be in the journals.
         stopped = any_rank(session.comm, bool(session.stop.requested))
         if progress:
             progress.close()
@@ -212,10 +152,11 @@ class _Tiles:
                 "start the same command again, on any number of ranks, to resume",
             )
 
-    def _begun(self, work: _Work, mine: list[int]) -> Iterator[tuple[int, Result]]:
+    def _begun(self, work: Work, mine: list[int]) -> Iterator[tuple[int, Result]]:
         """Begin tiles until a signal comes, as many ahead as the engine likes."""
         begun: deque[tuple[int, Result]] = deque()
         for number, following in zip_longest(mine, mine[1:]):
+            self.session.faults.step("kernel")
             if self.session.stop.requested:
                 break
             begun.append((number, self._begin(work, number, following)))
@@ -223,7 +164,7 @@ class _Tiles:
                 yield begun.popleft()
         yield from begun
 
-    def _begin(self, work: _Work, number: int, following: int | None) -> Result:
+    def _begin(self, work: Work, number: int, following: int | None) -> Result:
         """Begin one tile, and have the rows of the following one made ready meanwhile."""
         sides = [self.blocks.at(*side) for side in work.sides(work.grid.at(number))]
         if following is not None:
@@ -233,7 +174,7 @@ class _Tiles:
             return self.engine.start_block(*sides).result
 
 
-def _progress(session: Session, work: _Work, layout: Layout) -> Progress:
+def _progress(session: Session, work: Work, layout: Layout) -> Progress:
     return Progress(
         work.title,
         work.grid.count,

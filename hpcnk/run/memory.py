@@ -8,18 +8,20 @@ from math import ceil, prod
 
 import numpy as np
 
-from hpcnk.comm import agreement, place_on_host
+from hpcnk.comm import agreement
 from hpcnk.engine import Engine
 from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.program import make_program
 from hpcnk.errors import UsageError
-from hpcnk.report import size
-from hpcnk.run import available
+from hpcnk.report import count, size
+from hpcnk.run.available import memory_share
 from hpcnk.run.blocks import kept_blocks
 from hpcnk.run.session import Session
 from hpcnk.run.variances import PARTS, positions, rows_at_a_time
 from hpcnk.store import read_shape
+from hpcnk.store.journal import MOST_TILES
 from hpcnk.store.writer import HELD
+from hpcnk.tiling import CrossGrid, TriangleGrid
 
 FLOAT64 = 8  # bytes
 PINNED = 2  # blocks on their way from a GPU, in pinned memory, for each that is begun ahead
@@ -122,11 +124,12 @@ def require_memory(session: Session, engine: Engine) -> None:
 
     Nothing large has been allocated then. A rank's share is an even one of its host's.
     """
-    _, ranks = place_on_host(session.comm)
+    share, ranks = memory_share(session.comm)
     with agreement(session.comm):
-        total = available.available_memory()
-        if total is not None:
-            _check(engine, _job(session), total // ranks, ranks)
+        job = _job(session)
+        _check_count(job)
+        if share is not None:
+            _check(engine, job, share, ranks)
 
 
 def _job(session: Session) -> Job:
@@ -134,17 +137,33 @@ def _job(session: Session) -> Job:
     return Job(train[0], test[0], train[1:], session.deck.kernel.tile)
 
 
+def there_is(share: int, ranks: int) -> str:
+    """Say what memory one of so many ranks on a host can have."""
+    return f"{size(share)} is there" + (f" for each of {ranks} ranks" if ranks > 1 else "")
+
+
+def _check_count(job: Job) -> None:
+    """Raise UsageError for more tiles than the lines of a journal can number."""
+    grids = (
+        TriangleGrid(job.train_rows, job.tile),
+        CrossGrid(job.test_rows, job.train_rows, job.tile),
+    )
+    most = max(grid.count for grid in grids)
+    if most > MOST_TILES:
+        raise UsageError(
+            f"kernel.tile {job.tile} cuts the kernel into {count(most)} tiles; journals number up "
+            f"to {count(MOST_TILES)}",
+            "set a larger kernel.tile: 512 to 8192 are usual",
+        )
+
+
 def _check(engine: Engine, job: Job, share: int, ranks: int) -> None:
     need = kernel_memory(engine, job)
     if need.total <= share:
         return
-    there = (
-        f"{size(share)} is there for each of {ranks} ranks"
-        if ranks > 1
-        else (f"{size(share)} is there")
-    )
     raise UsageError(
-        f"the kernel phase needs {size(need.total)} of memory a rank, and {there}: "
+        f"the kernel phase needs {size(need.total)} of memory a rank, and "
+        f"{there_is(share, ranks)}: "
         f"{size(need.blocks)} for rows, {size(need.tiles)} for tiles of {job.tile}, "
         f"{size(need.workspace)} for {engine.threads} thread(s)",
         _advice(engine, job, need, share),
@@ -154,7 +173,7 @@ def _check(engine: Engine, job: Job, share: int, ranks: int) -> None:
 def _advice(engine: Engine, job: Job, need: KernelMemory, share: int) -> str:
     """Name the largest tile that fits, the number of threads that do, or else more memory."""
     ways = []
-    tile = _largest(job.tile, lambda t: kernel_memory(engine, replace(job, tile=t)).total <= share)
+    tile = largest(job.tile, lambda t: kernel_memory(engine, replace(job, tile=t)).total <= share)
     if tile:
         ways.append(
             f"set kernel.tile to {tile}, the largest that fits (a new `output` if it holds tiles)"
@@ -177,7 +196,7 @@ def _threads_that_fit(engine: Engine, need: KernelMemory, share: int) -> int:
     return next(fits, 0)
 
 
-def _largest(below: int, fits: Callable[[int], bool]) -> int:
+def largest(below: int, fits: Callable[[int], bool]) -> int:
     """Return the largest number under `below` that fits, 0 if none does; fewer always fit too."""
     low, high = 0, below
     while high - low > 1:

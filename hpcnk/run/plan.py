@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,16 +11,16 @@ from hpcnk.deck import Deck
 from hpcnk.engine import Engine, asked_threads, device_problem, make_engine, usable_cores
 from hpcnk.engine.precision import working_dtype
 from hpcnk.kernels import parse
-from hpcnk.report import count, size
-from hpcnk.run.memory import Job, KernelMemory, device_memory, kernel_memory
+from hpcnk.run.cost import PairCost, pair_cost, unmeasured_layers
+from hpcnk.run.memory import FLOAT64, Job, KernelMemory, device_memory, kernel_memory
+from hpcnk.run.prepare_memory import PrepareMemory, prepare_memory
+from hpcnk.run.solve_memory import SolveMemory, solve_job, solve_memory
 from hpcnk.run.variances import positions
-from hpcnk.solve.operator import STRIP_BYTES
 from hpcnk.store import variances_bytes
-from hpcnk.tiling import CrossGrid, TriangleGrid, deal
+from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
-FLOAT64 = 8  # bytes
-WHITENING_SQUARES = 6  # covariance, eigenvectors, LAPACK's work space, the matrix: at once
-CG_VECTORS = 8  # blocks of (n, systems) float64 alive at once in conjugate gradients, at most
+CHECKPOINTS = 2 * 3  # two files, of three blocks of vectors
+FILES = 12  # beside journals: tiles, rows, results, checkpoints, reports, the lock
 
 
 @dataclass(frozen=True)
@@ -43,27 +43,84 @@ class Place:
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes in bytes and counts; `*_per_rank` are of the rank with the most."""
+    """Sizes in bytes and counts; `*_per_rank` are of the rank with the most.
+
+    `pair_cost` is None where the speed of the kernel is not known here; `no_rate` says why.
+    """
 
     train_rows: int
     test_rows: int
     tile: int
+    entry_bytes: int
     tiles: int
     test_tiles: int
     tiles_per_rank: int
+    test_tiles_per_rank: int
     pairs: int
+    pairs_per_rank: int
+    tile_pairs: int
     operations_per_pair: float
+    pair_cost: PairCost | None
+    no_rate: str
+    engine_dtype: str
     disk_kernel: int
     disk_test_kernel: int
     disk_inputs: int
     disk_variances: int
     disk_results: int
-    prepare_memory: int
+    disk_checkpoints: int
+    prepare: PrepareMemory
     kernel_memory_per_rank: KernelMemory
     device_memory_per_rank: int
     device_is_absent: bool
-    solve_memory_per_rank: int
+    solve: SolveMemory
     systems: int
+    solves: int
+    max_iterations: int
+    reproducible: bool
+
+    @property
+    def prepare_memory(self) -> int:
+        """Bytes that rank 0 takes to read and prepare the data."""
+        return self.prepare.total
+
+    @property
+    def solve_memory_per_rank(self) -> int:
+        """Bytes that a rank takes in the solve."""
+        return self.solve.total
+
+    @property
+    def disk(self) -> int:
+        """Bytes of all files together."""
+        return (
+            self.disk_kernel
+            + self.disk_test_kernel
+            + self.disk_inputs
+            + self.disk_variances
+            + self.disk_results
+            + self.disk_checkpoints
+        )
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of one stored tile."""
+        return self.tile**2 * self.entry_bytes
+
+    @property
+    def written_per_rank(self) -> int:
+        """Bytes of tiles that a rank writes."""
+        return (self.tiles_per_rank + self.test_tiles_per_rank) * self.tile_bytes
+
+    @property
+    def loaded_per_rank(self) -> int:
+        """Bytes of tiles that a rank reads once, before the solve, and holds."""
+        return self.tiles_per_rank * self.tile_bytes
+
+    @property
+    def reduced_per_pass(self) -> int:
+        """Bytes that every rank gives to the sum over ranks after each pass over the kernel."""
+        limbs = 2 if self.reproducible else 1
+        return limbs * self.train_rows * self.systems * FLOAT64
 
 
 def plan(deck: Deck, data: Description, place: Place) -> Plan:
@@ -76,78 +133,54 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
     entry = np.dtype(deck.kernel.dtype).itemsize
     features = int(np.prod(data.input_shape))
     ranks = place.ranks
-    most = -(-triangle.count // ranks)
     systems = data.outputs * len(deck.solve.ridge)
     engine, job = _engine(deck, place.threads), Job(n, m, data.input_shape, tile)
+    absent = deck.kernel.backend == "gpu" and engine.backend != "gpu"
+    no_rate = _no_rate(engine, data.input_shape, absent)
+    layers_plan = engine.architecture.plan(data.input_shape)
     return Plan(
         train_rows=n,
         test_rows=m,
         tile=tile,
+        entry_bytes=entry,
         tiles=triangle.count,
         test_tiles=cross.count,
-        tiles_per_rank=most,
+        tiles_per_rank=-(-triangle.count // ranks),
+        test_tiles_per_rank=-(-cross.count // ranks),
         pairs=triangle.pairs + cross.pairs,
-        operations_per_pair=parse(deck.kernel.layers).operations(data.input_shape),
+        pairs_per_rank=_most_pairs(triangle, ranks) + _most_pairs(cross, ranks),
+        tile_pairs=min(tile, n) * min(tile, max(n, m)),
+        operations_per_pair=engine.architecture.operations(data.input_shape),
+        pair_cost=None if no_rate else pair_cost(layers_plan),
+        no_rate=no_rate,
+        engine_dtype=working_dtype(engine.architecture, engine.dtype).name,
         disk_kernel=triangle.count * tile**2 * entry,
         disk_test_kernel=cross.count * tile**2 * entry,
         disk_inputs=(n + m) * (features * entry + 2 * data.outputs * FLOAT64),
         disk_variances=_variances(engine, data),
         disk_results=(n + m) * systems * FLOAT64,
-        prepare_memory=_prepare_memory(deck, n + m, features) + data.fit_rows * features * FLOAT64,
+        disk_checkpoints=CHECKPOINTS * n * systems * FLOAT64 if deck.solve.checkpoint else 0,
+        prepare=prepare_memory(deck, data),
         kernel_memory_per_rank=kernel_memory(engine, job),
         device_memory_per_rank=device_memory(engine, job),
-        device_is_absent=deck.kernel.backend == "gpu" and engine.backend != "gpu",
-        solve_memory_per_rank=_held_bytes(triangle, ranks, entry)
-        + _vectors(deck, n, systems, ranks),
+        device_is_absent=absent,
+        solve=solve_memory(solve_job(deck, n, data.outputs, ranks)),
         systems=systems,
+        solves=2 if deck.data.validation else 1,
+        max_iterations=deck.solve.max_iterations,
+        reproducible=deck.solve.reproducible,
     )
 
 
-def describe_plan(plan: Plan, place: Place) -> str:
-    """Return the plan as text for people."""
-    flops = plan.pairs * plan.operations_per_pair
-    return "\n".join(
-        [
-            f"rows             {plan.train_rows} training, {plan.test_rows} test",
-            f"tiles            {plan.tiles} of {plan.tile} x {plan.tile} in kernel.h5, "
-            f"{plan.test_tiles} in test_kernel.h5",
-            f"tiles a rank     at most {plan.tiles_per_rank} on {place.ranks} rank(s)",
-            f"pairs            {count(plan.pairs)}",
-            f"operations       {count(plan.operations_per_pair)} a pair (covariance entries times "
-            f"layers), {count(flops)} in all",
-            f"disk             {size(plan.disk_kernel)} kernel.h5, "
-            f"{size(plan.disk_test_kernel)} test_kernel.h5, {size(plan.disk_inputs)} inputs.h5, "
-            f"{size(plan.disk_variances)} variances.h5, "
-            f"{size(plan.disk_results)} solution.h5 and predictions.h5",
-            *_memory_lines(plan, place),
-            f"systems          {plan.systems} (outputs x ridges), one block",
-        ]
+def resized(data: Description, train: int | None, test: int | None) -> Description:
+    """Return the data set with other numbers of rows, as if it had them; None keeps a number."""
+    rows = train or data.train_rows
+    return replace(
+        data,
+        train_rows=rows,
+        test_rows=test or data.test_rows,
+        fit_rows=max(data.fit_rows, rows) if data.fit_rows else 0,
     )
-
-
-def _memory_lines(plan: Plan, place: Place) -> list[str]:
-    kernel, solve = plan.kernel_memory_per_rank, plan.solve_memory_per_rank
-    ranks, threads = place.ranks_on_host, place.threads
-    host = max(ranks * max(kernel.total, solve), plan.prepare_memory)
-    lines = [
-        f"memory           {size(plan.prepare_memory)} on rank 0 to read and prepare the data",
-        f"memory a rank    {size(kernel.total)} in the kernel phase ({size(kernel.blocks)} for "
-        f"rows, {size(kernel.tiles)} for tiles, {size(kernel.workspace)} for {threads} thread(s)), "
-        f"{size(solve)} in the solve; the interpreter takes 0.2 GB more",
-        f"memory a host    {size(host)} for {ranks} rank(s) on {place.hosts} host(s), the "
-        "interpreters apart",
-    ]
-    if plan.device_is_absent:
-        lines.append("GPU memory       not known: this machine has no usable GPU")
-    if plan.device_memory_per_rank:
-        lines.append(f"GPU memory       {size(plan.device_memory_per_rank)} a rank")
-    return lines
-
-
-def _prepare_memory(deck: Deck, rows: int, features: int) -> int:
-    """The data in float64, once more in the kernel's precision; whitening's square matrices."""
-    squares = WHITENING_SQUARES * features**2 if deck.data.whitening else 0
-    return (2 * rows * features + squares) * FLOAT64
 
 
 def _engine(deck: Deck, threads: int) -> Engine:
@@ -158,20 +191,29 @@ def _engine(deck: Deck, threads: int) -> Engine:
     return make_engine(parse(kernel.layers), kernel.kind, kernel.dtype, backend, threads)
 
 
+def _no_rate(engine: Engine, input_shape: tuple[int, ...], absent: bool) -> str:
+    """Say why nobody can tell how fast the kernel is computed; empty where it is known."""
+    if absent or engine.backend == "gpu":
+        return "no GPU rate has been measured"
+    if engine.backend != "cpu":
+        return f"no rate of the back end {engine.backend} has been measured"
+    unknown = unmeasured_layers(engine.architecture.plan(input_shape))
+    return f"no rate of {' and '.join(unknown)} has been measured" if unknown else ""
+
+
+def _most_pairs(grid: Grid, ranks: int) -> int:
+    """Bound the pairs of the first rank, which has the most: full tiles, then diagonal ones."""
+    tiles = -(-grid.count // ranks)
+    diagonal = grid.blocks if isinstance(grid, TriangleGrid) else 0
+    full = -(-(grid.count - diagonal) // ranks)
+    height = min(grid.tile, grid.m if isinstance(grid, CrossGrid) else grid.n)
+    width = min(grid.tile, grid.n)
+    halves = (tiles - full) * (height * (height + 1) // 2)
+    return min(grid.pairs, full * height * width + halves)
+
+
 def _variances(engine: Engine, data: Description) -> int:
     """Disk of variances.h5."""
     count = positions(engine.architecture, data.input_shape)
     itemsize = working_dtype(engine.architecture, engine.dtype).itemsize
     return sum(variances_bytes(n, count, itemsize) for n in (data.train_rows, data.test_rows))
-
-
-def _held_bytes(grid: TriangleGrid, ranks: int, entry: int) -> int:
-    """Bytes of the tiles that the first rank holds in the solve; padded, as they are read."""
-    return len(deal(grid, ranks, 0)) * grid.tile**2 * entry
-
-
-def _vectors(deck: Deck, n: int, systems: int, ranks: int) -> int:
-    """Vectors on every rank, this rank's rows of the preconditioner, and the strip buffer."""
-    preconditioner = deck.solve.preconditioner
-    factor = 2 * -(-n // ranks) * preconditioner.rank * FLOAT64 if preconditioner else 0
-    return CG_VECTORS * n * systems * FLOAT64 + factor + STRIP_BYTES

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import on_root
-from hpcnk.errors import UsageError
+from hpcnk.comm import broadcast, on_root
+from hpcnk.errors import SolveError, UsageError
 from hpcnk.report import score
 from hpcnk.run.labels import read_targets
 from hpcnk.run.prepare import require_inputs
@@ -20,8 +20,10 @@ from hpcnk.run.provenance import (
     test_contents,
     train_contents,
 )
+from hpcnk.run.repair import repair
 from hpcnk.run.session import Session
 from hpcnk.run.solve import DO_NOT_TRUST, require_complete, usable
+from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.solve import cross_product
 from hpcnk.solve.operator import HeldTile
 from hpcnk.store import Layout, TileReader, read_arrays, read_attributes, read_shape, write_arrays
@@ -29,6 +31,7 @@ from hpcnk.tiling import deal
 
 Array = NDArray[np.float64]
 Results = dict[str, Any]
+HEADROOM = 2.0**20  # see hpcnk/comm/sums.py for what a bound may be too large
 
 
 def predict(session: Session) -> bool:
@@ -38,21 +41,63 @@ def predict(session: Session) -> bool:
     when an earlier stage is missing, MismatchError when its files are of another deck or data,
     StorageError for a damaged tile.
     """
+    session.enter("predict")
     contents, folder = require_inputs(session), session.folder
     kernel = require_complete(session, folder.kernel, train_contents(contents))
     tested = test_contents(session.deck, contents)
     layout = require_complete(session, folder.test_kernel, tested)
     origin = solution_provenance(session.deck, kernel.id, contents)
-    alpha, results = on_root(session.comm, lambda: _solution(session, origin))
+    single_thread_if_reproducible(session)
+    alpha, results = _shared_solution(session, origin)
     ridges, n, outputs = alpha.shape
-    block = alpha.transpose(1, 0, 2).reshape(n, ridges * outputs)
-    rows = read_shape(folder.inputs, "x_test")[0]
-    product = cross_product(session.comm, rows, _stream(session, layout), block)
+    block = np.ascontiguousarray(alpha.transpose(1, 0, 2)).reshape(n, ridges * outputs)
+    product = _product(session, layout, contents, block, _largest(results))
     predictions = product.reshape(-1, ridges, outputs).transpose(1, 0, 2)
     on_root(session.comm, lambda: _record(session, predictions, results))
     if not usable(results):
         session.say(f"WARNING: {DO_NOT_TRUST}")
     return usable(results)
+
+
+def _product(
+    session: Session, layout: Layout, contents: dict[str, Any], block: Array, largest: float
+) -> Array:
+    """Return the test kernel times `block`; damaged tiles are made anew first. Collective."""
+    sums, again = make_sums(session), False
+    rows = read_shape(session.folder.inputs, "x_test")[0]
+    while True:
+        damaged: list[int] = []
+        tiles = _stream(session, layout, damaged)
+        product = cross_product(sums, rows, tiles, block, largest)
+        session.stop.raise_if_requested(session.comm)
+        if not repair(session, layout, contents, damaged, again):
+            break
+        again = True
+    if not np.isfinite(product).all():
+        raise SolveError(
+            "a prediction is not finite",
+            "run `hpcnk verify` on the output folder; with solve.reproducible, test rows that are "
+            "a million times larger than training rows cannot be added up: set it to false",
+        )
+    return product
+
+
+def _largest(results: Results) -> float:
+    """Bound the test kernel's entries, generously: by the mean diagonal of the training kernel."""
+    return HEADROOM * results["mean_diagonal"]
+
+
+def _shared_solution(session: Session, origin: Results) -> tuple[Array, Results]:
+    """Read the solution on one rank for all. Collective."""
+    held: list[Array] = []
+
+    def read() -> Results:
+        alpha, results = _solution(session, origin)
+        held.append(alpha)
+        return results
+
+    results = on_root(session.comm, read)
+    return broadcast(session.comm, held[0] if held else None), results
 
 
 def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
@@ -70,10 +115,20 @@ def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
     return alpha, json.loads(results.tobytes())
 
 
-def _stream(session: Session, layout: Layout) -> Iterator[HeldTile]:
+def _stream(session: Session, layout: Layout, damaged: list[int]) -> Iterator[HeldTile]:
+    """Give this rank's tiles, until a signal comes; note those that are damaged."""
     with TileReader(layout) as reader:
         for number in deal(layout.grid, session.comm.size, session.comm.rank):
-            yield layout.grid.at(number), reader.read(number)
+            session.watchdog.beat()
+            session.faults.step("predict")
+            if session.stop.requested:
+                return
+            session.faults.flip("predict", layout, number)
+            entries = reader.read_intact(number)
+            if entries is None:
+                damaged.append(number)
+            else:
+                yield layout.grid.at(number), entries
 
 
 def _record(session: Session, product: Array, results: Results) -> None:
@@ -82,7 +137,8 @@ def _record(session: Session, product: Array, results: Results) -> None:
     predictions = [targets.decode(part) for part in product]
     target, encoded = read_arrays(folder.inputs, "target_test", "y_test")
     arrays = {f"test/{i}": values for i, values in enumerate(predictions)}
-    write_arrays(folder.predictions, {**arrays, "test/target": target}, {"task": targets.task})
+    with session.faults.writing("predict", folder.predictions):
+        write_arrays(folder.predictions, {**arrays, "test/target": target}, {"task": targets.task})
     metrics = [score(targets.task, values, target, encoded) for values in predictions]
     folder.update_report(**results, test=metrics)
     for ridge, values in zip(session.deck.solve.ridge, metrics, strict=True):

@@ -9,6 +9,7 @@ from hpcnk.data import Examples, Inputs, load, preprocess, validation_rows
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.run.folder import Folder
+from hpcnk.run.prepare_memory import require_prepare_memory
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
 from hpcnk.store import check_arrays, read_attributes, write_arrays
@@ -33,7 +34,8 @@ def require_inputs(session: Session) -> dict[str, Any]:
 
 def require_started(deck: Deck) -> None:
     """Raise UsageError unless the kernel stage has been begun in the deck's output folder."""
-    if not Folder(deck.output).inputs.exists():
+    folder = Folder(deck.output)
+    if not folder.holds(folder.inputs):
         raise UsageError(
             f"there is no kernel in {deck.output} yet", f"run `hpcnk kernel {deck.source}` first"
         )
@@ -48,7 +50,9 @@ def _require_inputs(session: Session) -> dict[str, Any]:
 
 def _prepare(session: Session) -> str:
     deck, path = session.deck, session.folder.inputs
+    require_prepare_memory(deck)
     examples = load(deck.data)
+    session.watchdog.beat()
     hashes = {"training": examples.digest_train, "test": examples.digest_test}
     session.folder.update_report(data_hash=hashes)
     wanted = _attributes(inputs_provenance(deck) | _contents(examples))
@@ -62,6 +66,7 @@ def _prepare(session: Session) -> str:
     session.architecture.check(examples.x_train.shape[1:])
     validation_rows(examples.y_train, deck.data.validation, deck.data.seed)  # refuse it now
     inputs = preprocess(examples, deck.data)
+    session.watchdog.beat()
     write_arrays(path, _arrays(inputs, examples, deck.kernel.dtype), wanted)
     session.events.write("inputs", train=len(inputs.x_train), test=len(inputs.x_test))
     return ""

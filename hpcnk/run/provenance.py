@@ -82,6 +82,18 @@ def solution_provenance(deck: Deck, kernel_id: str, contents: Mapping[str, Any])
     } | train_contents(contents)
 
 
+def solver_settings(deck: Deck) -> dict[str, str]:
+    """Return what a solution depends on beside its kernel, data and ridges."""
+    return {
+        "solve.tolerance": str(deck.solve.tolerance),
+        "solve.max_iterations": str(deck.solve.max_iterations),
+        "solve.preconditioner": str(deck.solve.preconditioner),
+        "solve.reproducible": str(deck.solve.reproducible),
+        "data.validation": str(deck.data.validation),
+        "data.seed": str(deck.data.seed),
+    }
+
+
 def test_provenance(
     deck: Deck, architecture: Architecture, backend: str, contents: Mapping[str, Any]
 ) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from hpcnk.comm import Communicator, on_root
 from hpcnk.deck import Deck
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import EventLog
+from hpcnk.run.faults import Faults
 from hpcnk.run.folder import Folder
-from hpcnk.run.lock import FolderLock
+from hpcnk.run.output import open_folder
 from hpcnk.run.provenance import report_head
 from hpcnk.run.stop import StopFlag
 from hpcnk.run.threads import threads_per_rank
+from hpcnk.run.watchdog import Watchdog, open_watchdog
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Session:
     architecture: Architecture
     threads: int
     events: EventLog
-    lock: FolderLock
+    faults: Faults
+    watchdog: Watchdog
     stop: StopFlag = field(default_factory=StopFlag)
 
     @property
@@ -40,8 +43,18 @@ class Session:
         if self.root:
             print(text, flush=True)
 
+    def enter(self, stage: str) -> None:
+        """Tell the log and the watchdog which stage begins."""
+        self.events.write("phase", phase=stage)
+        self.watchdog.enter(stage)
+
     def begin(self, stage: str) -> None:
-        """Forget the warnings of this stage's last run."""
+        """Enter a stage, and forget the warnings of its last run."""
+        self.enter(stage)
+        self.forget_warnings(stage)
+
+    def forget_warnings(self, stage: str) -> None:
+        """Drop the warnings of this stage's last run from the report."""
         if self.root:
             self._keep_warnings(stage, [])
 
@@ -51,7 +64,8 @@ class Session:
         if self.root:
             self.events.write("warning", stage=stage, text=text)
             known = self.folder.read_report()["warnings"].get(stage, [])
-            self._keep_warnings(stage, [*known, text])
+            if text not in known:
+                self._keep_warnings(stage, [*known, text])
 
     def _keep_warnings(self, stage: str, texts: list[str]) -> None:
         warnings = self.folder.read_report()["warnings"]
@@ -60,19 +74,23 @@ class Session:
 
 def open_session(deck: Deck, comm: Communicator) -> Session:
     """Make the output folder, settle threads, start the report. Collective."""
-    folder = Folder(deck.output)
-    lock = FolderLock(folder.path)
-    on_root(comm, folder.make)
-    note = on_root(comm, lock.acquire)
+    faults = Faults(comm.rank)
+    folder, taken = open_folder(deck, comm)
     threads = threads_per_rank(comm)
     threadpool_limits(threads)
     events = EventLog(folder.events if comm.rank == 0 else None)
-    session = Session(deck, comm, folder, parse(deck.kernel.layers), threads, events, lock)
+    minutes = deck.watchdog.minutes if deck.watchdog else None
+    watchdog = open_watchdog(minutes, folder.path, comm)
+    parts = (parse(deck.kernel.layers), threads, events, faults, watchdog)
+    session = Session(deck, comm, folder, *parts)
     head = report_head(deck, comm.size, threads)
     on_root(comm, lambda: folder.update_report(**{"warnings": {}, **folder.read_report(), **head}))
     events.write("start", ranks=comm.size, threads=threads)
     ranks = f"{comm.size} rank{'s' if comm.size > 1 else ''}"
     session.say(f"hpcnk: {deck.name} on {ranks} with {threads} thread(s) each, in {deck.output}")
-    if note:
-        session.warn("kernel", note)
+    if taken.died:
+        session.say(f"the last run here ({taken.died}) died; going on from what it has stored")
+    session.begin("start")
+    if taken.warning:
+        session.warn("start", taken.warning)
     return session

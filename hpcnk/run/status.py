@@ -12,7 +12,7 @@ from hpcnk.store import read_journals, read_layout
 def status(path: Path) -> list[str]:
     """Return lines that say how far each stage has come. Raises UsageError, StorageError."""
     folder = Folder(path)
-    if not folder.report.exists():
+    if not folder.holds(folder.report):
         raise UsageError(
             f"{path} is no output folder of hpcnk: it has no report.json",
             "give the folder that the deck names as `output`",

@@ -119,6 +119,7 @@ def _describe(session: Session, engine: Engine, clock: Clock, layout: VariancesL
                 raise placed(error, part, rows.start) from error
             diagonal = np.ascontiguousarray(found.diagonal, np.float64)
             writer.put(part, rows.start, np.ascontiguousarray(found.variances), diagonal)
+            session.watchdog.beat()
         writer.sync()
 
 

@@ -68,7 +68,7 @@ def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
     Raises UsageError when there is nothing to check, StorageError for a damaged array.
     """
     folder = Folder(path)
-    files = [file for file in (folder.kernel, folder.test_kernel) if file.exists()]
+    files = [file for file in (folder.kernel, folder.test_kernel) if folder.holds(file)]
     if not files:
         raise UsageError(f"{path} holds no kernel.h5", "give the folder that the deck names")
     for arrays in (folder.inputs, folder.solution, folder.predictions):

@@ -6,27 +6,42 @@ it is not believed: when it falls below the tolerance the column pauses, its sol
 the next pass in place of a search direction, and the residual computed from it decides. A column
 that fails the test starts again from its true residual.
 
+All that the iteration carries along is a dictionary of arrays, `Systems.snapshot`; started from
+one, it goes on as if it had never stopped.
+
 Vectors are replicated on all ranks. The few numbers that decide (dot products, norms) are those of
 rank 0, so that ranks on unlike processors cannot come to different decisions and wait for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import Communicator
 from hpcnk.errors import SolveError
 from hpcnk.solve.operator import Array, Operator
 from hpcnk.solve.preconditioner import Precondition
 
+NO_STATUS = -1  # in a snapshot
 RESTARTS_WITHOUT_GAIN = 3  # a restart must at least halve the true residual
 
-Observe = Callable[[int, int, float], None]  # (pass, columns left, their largest residual)
+_CARRIED = (
+    "x", "r", "p", "rz", "relative", "checked", "gainless", "checking", "iterations",
+)  # fmt: skip
+Snapshot = Mapping[str, NDArray[Any]]  # what `Systems.snapshot` gives
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a column ends: its true residual norm relative to that of b, and its iterations."""
+
+    tolerance: float
+    max_iterations: int
 
 
 class Status(Enum):
@@ -65,22 +80,22 @@ class Solution:
 
 
 def conjugate_gradient(
-    comm: Communicator,
     operator: Operator,
     b: Array,
     ridges: Array,
     precondition: Precondition,
-    tolerance: float,
-    max_iterations: int,
-    observe: Observe = lambda iteration, left, worst: None,
+    limits: Limits,
+    observe: Callable[[Systems], None] = lambda systems: None,
+    start: Snapshot | None = None,
 ) -> Solution:
     """Solve (K + ridge_c I) x_c = b_c for all columns at once. Collective.
 
-    `b` has shape (n, columns), `ridges` (columns,), absolute. `tolerance` bounds the true residual
-    norm relative to that of b_c. `max_iterations` bounds the iterations of each column. Raises
-    SolveError when a product is not finite.
+    `b` has shape (n, columns), `ridges` (columns,), absolute. `observe` is called on all ranks
+    after each pass over the kernel, and may end the work by raising on all of them. `start` is what
+    a snapshot of the same systems held. Raises SolveError when a product is not finite.
     """
-    systems = _Systems(comm, b, ridges, precondition, tolerance, max_iterations)
+    systems = Systems(operator, b, ridges, precondition, limits)
+    systems.begin(start)
     while systems.left.size:
         product = operator.apply(systems.block())
         if not np.isfinite(product).all():
@@ -89,26 +104,25 @@ def conjugate_gradient(
                 "run `hpcnk verify` on the output folder; a tile holds NaN or infinity",
             )
         systems.advance(product)
-        observe(systems.passes, systems.left.size, systems.history[-1])
+        observe(systems)
     return systems.solution()
 
 
-class _Systems:
+class Systems:
     """The state of all columns. Arrays are (n, columns); `left` lists those still in the block."""
 
     def __init__(
         self,
-        comm: Communicator,
+        operator: Operator,
         b: Array,
         ridges: Array,
         precondition: Precondition,
-        tolerance: float,
-        limit: int,
+        limits: Limits,
     ) -> None:
         columns = b.shape[1]
-        self._comm = comm
+        self._comm = operator.sums.comm
         self._b, self._ridges, self._precondition = b, ridges, precondition
-        self._tolerance, self._limit = tolerance, limit
+        self._limits = limits
         self._scale = self._norms(b)
         self._x = np.zeros_like(b)
         self._r = b.copy()
@@ -116,16 +130,43 @@ class _Systems:
         self._rz = np.zeros(columns)
         self._relative = np.ones(columns)  # of the residual CG carries, or the true one if checked
         self._checked = np.full(columns, np.inf)  # the last true relative residual
-        self._gainless = np.zeros(columns, int)
+        self._gainless = np.zeros(columns, np.int64)
         self._checking = np.zeros(columns, bool)
         self._iterations = np.zeros(columns, np.int64)
         self._status: list[Status | None] = [None] * columns
         self.passes = 0
         self.history: list[float] = []
         self.left = np.arange(columns)
+
+    def begin(self, start: Snapshot | None) -> None:
+        """Take the first search directions, or those that a snapshot holds."""
+        if start is not None:
+            self._restore(start)
+            return
         for column in np.flatnonzero(self._scale == 0).tolist():
             self._finish(column, Status.CONVERGED, 0.0)
         self._restart(self.left)
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Return all that changes from pass to pass. The arrays are not copied."""
+        codes = [NO_STATUS if s is None else list(Status).index(s) for s in self._status]
+        arrays = {name: getattr(self, f"_{name}") for name in _CARRIED}
+        arrays["checking"] = arrays["checking"].astype(np.uint8)
+        return {
+            **arrays,
+            "status": np.array(codes, np.int64),
+            "left": self.left,
+            "history": np.array(self.history),
+        }
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        for name in _CARRIED:
+            setattr(self, f"_{name}", np.array(snapshot[name], getattr(self, f"_{name}").dtype))
+        codes = snapshot["status"].tolist()
+        self._status = [None if code == NO_STATUS else list(Status)[code] for code in codes]
+        self.left = np.array(snapshot["left"])
+        self.history = snapshot["history"].tolist()
+        self.passes = len(self.history)
 
     def block(self) -> Array:
         """Return what goes through K next: search directions, or solutions to be checked."""
@@ -160,8 +201,8 @@ class _Systems:
         self._r[:, columns] -= step * q
         self._iterations[columns] += 1
         self._relative[columns] = self._norms(self._r[:, columns]) / self._scale[columns]
-        done = self._relative[columns] <= self._tolerance
-        self._checking[columns] = done | (self._iterations[columns] >= self._limit)
+        done = self._relative[columns] <= self._limits.tolerance
+        self._checking[columns] = done | (self._iterations[columns] >= self._limits.max_iterations)
         self._turn(columns[~self._checking[columns]])
 
     def _turn(self, columns: NDArray[np.int64]) -> None:
@@ -195,11 +236,11 @@ class _Systems:
         self._restart(columns[np.isin(columns, self.left)])
 
     def _verdict(self, column: int, residual: float) -> Status | None:
-        if residual <= self._tolerance:
+        if residual <= self._limits.tolerance:
             return Status.CONVERGED
         if self._status[column] is not None:  # found indefinite before its residual was taken
             return self._status[column]
-        if self._iterations[column] >= self._limit:
+        if self._iterations[column] >= self._limits.max_iterations:
             return Status.MAX_ITERATIONS
         if self._gainless[column] >= RESTARTS_WITHOUT_GAIN:
             return Status.STAGNATED

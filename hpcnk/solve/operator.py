@@ -8,24 +8,27 @@ float32 tile is widened into a small buffer that stays in cache while BLAS reads
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import Communicator, sum_over_ranks
+from hpcnk.comm import Sum, Sums, sum_over_ranks
 from hpcnk.tiling import Tile
 
 Array = NDArray[np.float64]
 HeldTile = tuple[Tile, NDArray[Any]]
 
 STRIP_BYTES = 1 << 20  # of the float64 buffer: within the second-level cache of one core
+SLACK = 2.0  # of bounds on exact numbers, for rounding
 
 
 class Operator(Protocol):
     """A symmetric positive semi-definite matrix that all ranks apply together."""
 
     n: int
+    sums: Sums
 
     def apply(self, v: Array) -> Array:
         """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
@@ -43,17 +46,22 @@ class TileOperator:
     All ranks' tiles together must be every tile of the triangle once.
     """
 
-    def __init__(self, comm: Communicator, n: int, tiles: Iterable[HeldTile]) -> None:
+    def __init__(self, sums: Sums, n: int, tiles: Iterable[HeldTile]) -> None:
         self.n = n
-        self._comm = comm
+        self.sums = sums
         self._tiles = list(tiles)
 
     def apply(self, v: Array) -> Array:
         """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
-        product = np.zeros(v.shape)
+        product = self.sums.begin(v.shape, lambda: self._largest * np.abs(v).sum(axis=0))
         for tile, entries in self._tiles:
             _add_products(product, tile, entries, v)
-        return sum_over_ranks(self._comm, product)
+        return product.total()
+
+    @cached_property
+    def _largest(self) -> float:
+        """Bound the entries: |K_ij| <= max K_ii, for K is positive semi-definite. Collective."""
+        return SLACK * float(np.abs(self.diagonal()).max())
 
     def column(self, index: int) -> Array:
         """Return column `index` of K, shape (n,). Collective."""
@@ -63,7 +71,7 @@ class TileOperator:
                 column[tile.rows] = entries[:, index - tile.columns.start]
             elif tile.rows.start <= index < tile.rows.stop:
                 column[tile.columns] = entries[index - tile.rows.start]
-        return sum_over_ranks(self._comm, column)
+        return sum_over_ranks(self.sums.comm, column)
 
     def diagonal(self) -> Array:
         """Return the diagonal of K, shape (n,). Collective."""
@@ -71,7 +79,7 @@ class TileOperator:
         for tile, entries in self._tiles:
             if tile.symmetric:
                 diagonal[tile.rows] = entries.diagonal()
-        return sum_over_ranks(self._comm, diagonal)
+        return sum_over_ranks(self.sums.comm, diagonal)
 
 
 class Restricted:
@@ -79,6 +87,7 @@ class Restricted:
 
     def __init__(self, operator: Operator, keep: NDArray[np.bool_]) -> None:
         self.n = operator.n
+        self.sums = operator.sums
         self._operator = operator
         self._outside = ~keep
 
@@ -101,34 +110,42 @@ class Restricted:
         return diagonal
 
 
-def cross_product(comm: Communicator, m: int, tiles: Iterable[HeldTile], v: Array) -> Array:
+def cross_product(
+    sums: Sums, m: int, tiles: Iterable[HeldTile], v: Array, largest: float = np.inf
+) -> Array:
     """Return the product of an m x n matrix with v, (n, columns). Collective.
 
     All ranks' `tiles` together make up the matrix. They are consumed one at a time, so they can
-    stream from a file.
+    stream from a file. `largest` bounds the matrix's entries; sums in fixed point need it, and are
+    NaN if it does not hold.
     """
-    product = np.zeros((m, v.shape[1]))
+    product = sums.begin((m, v.shape[1]), lambda: SLACK * largest * np.abs(v).sum(axis=0))
     for tile, entries in tiles:
-        for start, strip in _strips(entries):
-            rows = slice(tile.rows.start + start, tile.rows.start + start + len(strip))
-            product[rows] += strip @ v[tile.columns]
-    return sum_over_ranks(comm, product)
+        rows = np.empty((len(entries), v.shape[1]))
+        for part, strip in _strips(entries):
+            rows[part] = strip @ v[tile.columns]
+        product.add(tile.rows, rows)
+    return product.total()
 
 
-def _add_products(product: Array, tile: Tile, entries: NDArray[Any], v: Array) -> None:
-    for start, strip in _strips(entries):
-        rows = slice(tile.rows.start + start, tile.rows.start + start + len(strip))
-        product[rows] += strip @ v[tile.columns]
+def _add_products(product: Sum, tile: Tile, entries: NDArray[Any], v: Array) -> None:
+    """Add a tile's products, each one addend, with its columns and with its rows."""
+    rows, columns = np.empty((len(entries), v.shape[1])), np.zeros((entries.shape[1], v.shape[1]))
+    for part, strip in _strips(entries):
+        rows[part] = strip @ v[tile.columns]
         if not tile.symmetric:
-            product[tile.columns] += strip.T @ v[rows]
+            columns += strip.T @ v[tile.rows][part]
+    product.add(tile.rows, rows)
+    if not tile.symmetric:
+        product.add(tile.columns, columns)
 
 
-def _strips(entries: NDArray[Any]) -> Iterable[tuple[int, Array]]:
-    """Yield (first row, float64 rows) of a tile; a strip is valid until the next one is taken."""
+def _strips(entries: NDArray[Any]) -> Iterable[tuple[slice, Array]]:
+    """Yield (rows, the same in float64) of a tile; a strip is valid until the next one is taken."""
     height = max(1, STRIP_BYTES // (8 * entries.shape[1]))
     buffer = np.empty((min(height, len(entries)), entries.shape[1]))
     for start in range(0, len(entries), height):
         rows = entries[start : start + height]
         strip = buffer[: len(rows)]
         strip[...] = rows
-        yield start, strip
+        yield slice(start, start + len(rows)), strip

@@ -10,6 +10,7 @@ checksums, then the one byte that says the file is complete.
 
 from hpcnk.store.arrays import (
     check_arrays,
+    read_all_arrays,
     read_arrays,
     read_attributes,
     read_rows,
@@ -17,7 +18,7 @@ from hpcnk.store.arrays import (
     write_arrays,
     write_text,
 )
-from hpcnk.store.drivers import choose_driver, library
+from hpcnk.store.drivers import Driver, choose_driver, library
 from hpcnk.store.files import storage_errors
 from hpcnk.store.journal import finished_tiles, read_journals
 from hpcnk.store.layout import Layout, create, read_layout
@@ -32,9 +33,10 @@ from hpcnk.store.variances import (
     read_variances_layout,
     variances_bytes,
 )
-from hpcnk.store.writer import TileWriter, mark_complete
+from hpcnk.store.writer import TileWriter, mark_complete, replace_tile, write_tile_bytes
 
 __all__ = [
+    "Driver",
     "Layout",
     "TileReader",
     "TileWriter",
@@ -50,6 +52,7 @@ __all__ = [
     "library",
     "mark_complete",
     "mark_variances_complete",
+    "read_all_arrays",
     "read_arrays",
     "read_attributes",
     "read_journals",
@@ -57,8 +60,10 @@ __all__ = [
     "read_rows",
     "read_shape",
     "read_variances_layout",
+    "replace_tile",
     "storage_errors",
     "variances_bytes",
     "write_arrays",
     "write_text",
+    "write_tile_bytes",
 ]

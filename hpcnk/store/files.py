@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.errors import StorageError
+from hpcnk.errors import DiskFull, StorageError
 
 MAX_TRANSFER = 1 << 30  # bytes of one read or write; MPI-IO fails above 2 GiB
 
@@ -25,12 +25,17 @@ _ADVICE = {
     errno.EFBIG: "the file system cannot hold so large a file; put `output` on another one",
     errno.EACCES: "check who may read and write there, or choose another `output`",
     errno.EROFS: "the file system is read-only; choose another `output`",
+    errno.ENAMETOOLONG: "the name, or the whole path, is too long; choose a shorter `output`",
 }
+_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def storage_errors(action: str, path: Path) -> Iterator[None]:
-    """Turn what the system or HDF5 raises while touching `path` into a StorageError."""
+    """Turn what the system or HDF5 raises while touching `path` into a StorageError.
+
+    A full disk or quota is a DiskFull.
+    """
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
@@ -38,7 +43,8 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
         # MPI-IO and HDF5 do not pass the system's reason on, so look whether the disk is full.
         number = getattr(error, "errno", None) or (errno.ENOSPC if _full(path) else 0)
         advice = _ADVICE.get(number, "check the path and the disk")
-        raise StorageError(f"{action} {path} failed: {reason}", advice) from error
+        kind = DiskFull if number in _IS_FULL else StorageError
+        raise kind(f"{action} {path} failed: {reason}", advice) from error
 
 
 def _full(path: Path) -> bool:

@@ -8,12 +8,16 @@ or end the process (seen with HDF5 1.10 above the largest file size).
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
+
+from hpcnk.errors import StorageError
+from hpcnk.store.attributes import write_attributes
+from hpcnk.store.files import storage_errors
 
 STRIPE = 16 << 20  # bytes; large data sets start on a multiple, as parallel file systems like
 _ALIGNED = 1 << 20  # bytes; from this size on
@@ -22,12 +26,43 @@ _METADATA = 64 << 10  # bytes that HDF5 itself may write
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Open for reading, also while a run writes to it, hence without HDF5's file lock."""
-    return h5py.File(path, "r", locking=False)
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+# What h5py and NumPy raise on damaged bytes, beside what `storage_errors` knows.
+_CAUSES = (ValueError, TypeError, AttributeError, OverflowError, MemoryError)
 
 
-def lay_out(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> dict[str, int]:
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open for reading, also while a run writes to it, hence without HDF5's file lock.
+
+    Whatever damaged bytes lead to, on opening or in the block, is raised as StorageError.
+    """
+    try:
+        with storage_errors("reading", path):
+            _require_signature(path)
+            with h5py.File(path, "r", locking=False) as file:
+                yield file
+    except _CAUSES as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise StorageError(
+            f"reading {path} failed: {reason}",
+            "the file is damaged or was not written by hpcnk: remove it and run the stage that "
+            "writes it again",
+        ) from error
+
+
+def _require_signature(path: Path) -> None:
+    """Refuse what is no HDF5 file from its first byte on, before the HDF5 library looks at it."""
+    if path.exists() and not path.is_file():
+        raise StorageError(f"{path} is no regular file", "remove it, or name another folder")
+    with open(path, "rb") as file:
+        if file.read(len(_SIGNATURE)) != _SIGNATURE:
+            raise StorageError(
+                f"{path} is no HDF5 file", "remove it and run the stage that writes it again"
+            )
+
+
+def lay_out(path: Path, shapes: Shapes, attributes: Mapping[str, str | int]) -> dict[str, int]:
     """Create a file with empty contiguous data sets; return the offset of each in bytes.
 
     Data sets without entries have no offset. Raises OSError when the file system cannot hold the
@@ -37,8 +72,7 @@ def lay_out(path: Path, shapes: Shapes, attributes: Mapping[str, Any]) -> dict[s
     with h5py.File(path, "w", alignment_threshold=_ALIGNED, alignment_interval=STRIPE) as file:
         for name, (shape, dtype) in shapes.items():
             _contiguous(file, name, shape, dtype)
-        for key, value in attributes.items():
-            file.attrs[key] = value
+        write_attributes(file, attributes)
         return {name: file[name].id.get_offset() for name in shapes if file[name].size}
 
 
@@ -47,7 +81,8 @@ def _probe(path: Path, shapes: Shapes) -> None:
     size = sum(
         int(np.prod(shape, dtype=object)) * dtype.itemsize for shape, dtype in shapes.values()
     )
-    with open(path, "wb") as file:
+    path.unlink(missing_ok=True)  # a link of this name would have us write to another place
+    with open(path, "xb") as file:
         os.posix_fallocate(file.fileno(), 0, _METADATA)
         file.truncate(size + (len(shapes) + 1) * STRIPE)
 

@@ -14,11 +14,15 @@ import re
 import time
 from pathlib import Path
 
+from hpcnk.store.documents import read_regular
 from hpcnk.store.files import storage_errors, sync_file
 from hpcnk.store.layout import Layout
 
 _LINE = re.compile(rb"(\d{12}) ([0-9a-f]{8}) ([0-9a-f]{32})")
 LINE_BYTES = 12 + 1 + 8 + 1 + 32 + 1
+MOST_TILES = 10**12  # that a line can tell apart
+MOST_TILES = 10**12  # what the width of a line can number
+_SPARE = 1000  # lines of a journal beyond one for each tile of the file
 
 
 class Journal:
@@ -49,14 +53,16 @@ class Journal:
 def read_journals(layout: Layout) -> dict[int, int]:
     """Return {tile: checksum} of all finished tiles, from the journals of all ranks and starts.
 
-    Raises StorageError when a journal cannot be read. Where a tile was written twice (its first
-    journal line may have been lost with a node), the newest line counts.
+    Raises StorageError when a journal cannot be read, or is larger than any that hpcnk writes.
+    Where a tile was written twice (its first journal line may have been lost with a node), the
+    newest line counts.
     """
     finished: dict[int, int] = {}
     count = layout.grid.count
     with storage_errors("reading", layout.journal):
-        for path in sorted(layout.journal.glob("*.log")):
-            for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last \n is torn
+        for path in _journals(layout.journal):
+            content = read_regular(path, (count + _SPARE) * LINE_BYTES, os.O_NOFOLLOW)
+            for line in content.split(b"\n")[:-1]:  # what follows the last \n is torn
                 match = _LINE.fullmatch(line)
                 if match and match[3].decode() == layout.id and int(match[1]) < count:
                     finished[int(match[1])] = int(match[2], 16)
@@ -65,4 +71,8 @@ def read_journals(layout: Layout) -> dict[int, int]:
 
 def finished_tiles(folder: Path) -> int:
     """Count journal lines by file sizes: cheap, for progress; an upper bound after a restart."""
-    return sum(path.stat().st_size // LINE_BYTES for path in folder.glob("*.log"))
+    return sum(path.lstat().st_size // LINE_BYTES for path in _journals(folder))
+
+
+def _journals(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.log"))

@@ -12,6 +12,7 @@ rewritten while tiles are in flight; never filled so that 50 TB are created in a
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,17 @@ from typing import Any
 import h5py
 import numpy as np
 
-from hpcnk.errors import StorageError
-from hpcnk.store.files import published, storage_errors, write_at
+from hpcnk.store.attributes import read_count, read_text, require_format
+from hpcnk.store.documents import parse_provenance
+from hpcnk.store.files import published, write_at
 from hpcnk.store.hdf5 import lay_out, open_hdf5
+from hpcnk.store.trust import own_dataset, own_offset, refusal
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
-FORMAT = "hpcnk tiles 1"
+FORMAT = "hpcnk tiles 2"
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_CHECKSUM = np.dtype(np.uint32)
+_MARK = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,8 @@ def create(path: Path, grid: Grid, dtype: str, provenance: dict[str, Any]) -> No
 
     Raises StorageError when the file system refuses.
     """
-    shapes = {
-        "tiles": ((grid.count, grid.tile, grid.tile), np.dtype(dtype)),
-        "checksums": ((grid.count,), np.dtype(np.uint32)),
-        "complete": ((1,), np.dtype(np.uint8)),
-    }
-    attributes = {
+    shapes = _shapes(grid, np.dtype(dtype))
+    attributes: dict[str, str | int] = {
         "format": FORMAT,
         "id": uuid.uuid4().hex,
         "n": grid.n,
@@ -77,28 +79,55 @@ def create(path: Path, grid: Grid, dtype: str, provenance: dict[str, Any]) -> No
             write_at(file.fileno(), memoryview(b"\0"), offsets["complete"])
 
 
+def _shapes(grid: Grid, dtype: np.dtype) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    return {
+        "tiles": ((grid.count, grid.tile, grid.tile), dtype),
+        "checksums": ((grid.count,), _CHECKSUM),
+        "complete": ((1,), _MARK),
+    }
+
+
 def read_layout(path: Path) -> Layout:
-    """Read the layout of a tile file. Raises StorageError if it is none."""
-    with storage_errors("reading", path), open_hdf5(path) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise StorageError(
-                f"{path} is no tile file: expected the format {FORMAT!r}, "
-                f"found {file.attrs.get('format')!r}",
-                "give the run another `output`, or remove the file",
-            )
+    """Read the layout of a tile file.
+
+    Raises StorageError if it is none, or claims what the file does not hold.
+    """
+    with open_hdf5(path) as file:
+        advice = "give the run another `output`, or remove the file"
+        require_format(path, file, "tile file", FORMAT, advice)
         return _layout(path, file)
 
 
 def _layout(path: Path, file: h5py.File) -> Layout:
-    n, m, tile = (int(file.attrs[key]) for key in ("n", "m", "tile"))
+    grid, tiles = _grid(path, file), own_dataset(path, file, "tiles")
+    if tiles.dtype not in _DTYPES:
+        raise refusal(path, f"tiles of type {tiles.dtype}, expected float32 or float64")
+    offsets = {
+        name: own_offset(path, file, name, shape, dtype)
+        for name, (shape, dtype) in _shapes(grid, tiles.dtype).items()
+    }
     return Layout(
         path=path,
-        id=str(file.attrs["id"]),
-        grid=CrossGrid(m, n, tile) if m else TriangleGrid(n, tile),
-        dtype=file["tiles"].dtype,
-        provenance=json.loads(file.attrs["provenance"]),
+        id=_id(path, file),
+        grid=grid,
+        dtype=tiles.dtype,
+        provenance=parse_provenance(path, read_text(path, file, "provenance")),
         complete=bool(file["complete"][0]),
-        tiles_offset=file["tiles"].id.get_offset(),
-        checksums_offset=file["checksums"].id.get_offset(),
-        complete_offset=file["complete"].id.get_offset(),
+        tiles_offset=offsets["tiles"],
+        checksums_offset=offsets["checksums"],
+        complete_offset=offsets["complete"],
     )
+
+
+def _grid(path: Path, file: h5py.File) -> Grid:
+    n, m, tile = (read_count(path, file, name) for name in ("n", "m", "tile"))
+    if not n or not tile:
+        raise refusal(path, f"a grid of {n} rows in tiles of {tile}")
+    return CrossGrid(m, n, tile) if m else TriangleGrid(n, tile)
+
+
+def _id(path: Path, file: h5py.File) -> str:
+    found = read_text(path, file, "id")
+    if not re.fullmatch("[0-9a-f]{32}", found):
+        raise refusal(path, f"the id {found:.80}, expected 32 hexadecimal digits")
+    return found

@@ -29,14 +29,21 @@ class TileReader:
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one tile without its padding. Raises StorageError if its checksum is wrong."""
-        stored = self._stored(number)
-        if checksum(stored) != self.checksums[number]:
+        tile = self.read_intact(number)
+        if tile is None:
             raise StorageError(
                 f"tile {number} of {self.layout.path} is damaged: its checksum differs "
                 "from the one taken when it was written",
                 f"`hpcnk verify {self.layout.path.parent}` lists all damaged tiles; "
-                "remove the file to compute it anew, and have the disk checked",
+                "`hpcnk run` computes them anew; have the disk checked",
             )
+        return tile
+
+    def read_intact(self, number: int) -> NDArray[Any] | None:
+        """Return one tile without its padding, None if its checksum is wrong."""
+        stored = self._stored(number)
+        if checksum(stored) != self.checksums[number]:
+            return None
         height, width = self.layout.grid.at(number).shape
         return stored[:height, :width]
 

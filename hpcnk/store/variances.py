@@ -26,14 +26,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import StorageError
+from hpcnk.store.attributes import read_text, require_format
+from hpcnk.store.documents import parse_provenance
 from hpcnk.store.files import checksum, published, raw, read_at, storage_errors, sync_file, write_at
 from hpcnk.store.hdf5 import lay_out, open_hdf5
+from hpcnk.store.trust import own_dataset, own_group, own_offset, refusal
 
-FORMAT = "hpcnk variances 1"
+FORMAT = "hpcnk variances 2"
 ROWS = 64  # of a block, which has one checksum and is read and written as a whole
 _COMPLETE = "complete"
 _DIAGONAL = np.dtype(np.float64)
 _CHECKSUM = np.dtype("<u4")
+_MARK = np.dtype(np.uint8)
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+_MOST_PARTS = 16  # an inputs file has two
+
+Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,9 @@ def create_variances(
 
     Raises StorageError when the file system refuses.
     """
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {_COMPLETE: ((1,), np.dtype(np.uint8))}
+    shapes: Shapes = {_COMPLETE: ((1,), _MARK)}
     for part, n in rows.items():
-        shapes[f"{part}/variances"] = ((n, positions), dtype)
-        shapes[f"{part}/diagonal"] = ((n,), _DIAGONAL)
-        shapes[f"{part}/checksums"] = ((-(-n // ROWS),), _CHECKSUM)
+        shapes |= _shapes(part, n, positions, dtype)
     attributes = {"format": FORMAT, "provenance": json.dumps(provenance, sort_keys=True)}
     with published(path) as temporary:
         offsets = lay_out(temporary, shapes, attributes)
@@ -82,38 +88,56 @@ def create_variances(
     return read_variances_layout(path)
 
 
+def _shapes(part: str, n: int, positions: int, dtype: np.dtype) -> Shapes:
+    """Return shape and type of the data sets of one part of n rows."""
+    return {
+        f"{part}/variances": ((n, positions), dtype),
+        f"{part}/diagonal": ((n,), _DIAGONAL),
+        f"{part}/checksums": ((-(-n // ROWS),), _CHECKSUM),
+    }
+
+
 def read_variances_layout(path: Path) -> VariancesLayout:
-    """Read what the file says of itself. Raises StorageError if it is no file of variances."""
-    with storage_errors("reading", path), open_hdf5(path) as file:
-        if file.attrs.get("format") != FORMAT:
-            raise StorageError(
-                f"{path} is no file of variances: expected the format {FORMAT!r}, "
-                f"found {file.attrs.get('format')!r}",
-                "remove the file; it is computed anew",
-            )
-        try:
-            return _layout(path, file)
-        except (KeyError, ValueError, TypeError, AttributeError, StopIteration) as error:
-            raise StorageError(
-                f"{path} is no file of variances: {type(error).__name__} {error}",
-                "remove the file; it is computed anew",
-            ) from error
+    """Read what the file says of itself.
+
+    Raises StorageError if it is no file of variances, or claims what it does not hold.
+    """
+    with open_hdf5(path) as file:
+        advice = "remove the file; it is computed anew"
+        require_format(path, file, "file of variances", FORMAT, advice)
+        return _layout(path, file)
 
 
 def _layout(path: Path, file: h5py.File) -> VariancesLayout:
-    rows = {part: len(file[part]["diagonal"]) for part in file if part != _COMPLETE}
-    provenance = dict(json.loads(file.attrs["provenance"]))
-    sets = [_COMPLETE, *(f"{part}/{name}" for part in rows for name in file[part])]
-    variances = file[next(iter(rows))]["variances"]
+    parts = [part for part in file if part != _COMPLETE]
+    if not 0 < len(parts) <= _MOST_PARTS or not all(map(str.isidentifier, parts)):
+        raise refusal(path, f"variances of {len(parts)} parts, {parts[:_MOST_PARTS]!a:.200}")
+    sample = _table(path, file, parts[0])
+    rows = {part: len(_table(path, file, part)) for part in parts}
+    shapes: Shapes = {_COMPLETE: ((1,), _MARK)}
+    for part, n in rows.items():
+        shapes |= _shapes(part, n, sample.shape[1], sample.dtype)
+    offsets = {
+        name: own_offset(path, file, name, shape, dtype) for name, (shape, dtype) in shapes.items()
+    }
     return VariancesLayout(
         path=path,
         rows=rows,
-        positions=int(variances.shape[1]),
-        dtype=variances.dtype,
-        provenance=provenance,
+        positions=int(sample.shape[1]),
+        dtype=sample.dtype,
+        provenance=parse_provenance(path, read_text(path, file, "provenance")),
         complete=bool(file[_COMPLETE][0]),
-        offsets={name: file[name].id.get_offset() for name in sets if file[name].size},
+        offsets=offsets,
     )
+
+
+def _table(path: Path, file: h5py.File, part: str) -> h5py.Dataset:
+    """Return the variances of one part, (rows, positions) real numbers."""
+    own_group(path, file, part)
+    table = own_dataset(path, file, f"{part}/variances")
+    if table.ndim != 2 or table.dtype not in _DTYPES:
+        raise refusal(path, f"{part}/variances of type {table.dtype} and shape {table.shape}")
+    return table
 
 
 class _Open:
@@ -135,8 +159,8 @@ class _Open:
         self.close()
 
     def _place(self, name: str, row: int, row_bytes: int) -> int:
-        # A data set without entries has no place, and nothing is read or written there.
-        return self.layout.offsets.get(name, 0) + row * row_bytes
+        # A data set without entries has the place 0, and nothing is read or written there.
+        return self.layout.offsets[name] + row * row_bytes
 
     def _places(self, part: str, row: int) -> tuple[int, int, int]:
         layout = self.layout
@@ -189,6 +213,8 @@ class VariancesReader(_Open):
 
         Raises StorageError if they are not what was written.
         """
+        if rows.stop > self.layout.rows.get(part, 0):
+            raise refusal(self.layout.path, f"it lacks the rows to {rows.stop} of {part}")
         start = rows.start // ROWS * ROWS
         stop = min(-(-rows.stop // ROWS) * ROWS, self.layout.rows[part])
         variances, diagonal, sums = self._stored(part, start, stop)

@@ -24,6 +24,7 @@ WAITING = 1  # tiles that may wait while one is written and the next is computed
 HELD = WAITING + 1  # tiles that a writer keeps in memory, at most
 
 _Task: TypeAlias = Callable[[], None] | None  # None ends the thread
+Wrap: TypeAlias = Callable[[Driver, Layout], Driver]
 
 
 class TileWriter:
@@ -33,15 +34,18 @@ class TileWriter:
     which only the main thread may make: there they are done in `put`, and the thread does all that
     takes long on a disk, checksums and syncs. A tile is durable at the latest `COMMIT_SECONDS`
     after it was written, or when the writer is closed. What goes wrong in the thread is raised by
-    the next call: StorageError when the disk fails.
+    the next call: StorageError when the disk fails. `wrap` may put a driver of its own in front of
+    the real one.
     """
 
-    def __init__(self, layout: Layout, driver: str, comm: Any) -> None:
+    def __init__(
+        self, layout: Layout, driver: str, comm: Any, wrap: Wrap = lambda driver, layout: driver
+    ) -> None:
         self._layout = layout
         self._pending: list[tuple[int, int]] = []
         with storage_errors("opening", layout.path):
             self._journal = Journal(layout, comm.rank)
-            self._driver: Driver = DRIVERS[driver](layout, comm)
+            self._driver: Driver = wrap(DRIVERS[driver](layout, comm), layout)
         self._alone = comm.size == 1
         self._committed_at = time.monotonic()
         self._failure: BaseException | None = None
@@ -143,6 +147,28 @@ class TileWriter:
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
+
+
+def write_tile_bytes(layout: Layout, number: int, tile: NDArray[Any]) -> None:
+    """Write the first rows of a tile, or all, as raw bytes, and make them durable."""
+    with open(layout.path, "r+b") as file:
+        write_at(file.fileno(), raw(tile), layout.tiles_offset + number * layout.tile_bytes)
+        os.fsync(file.fileno())
+
+
+def replace_tile(layout: Layout, number: int, block: NDArray[Any]) -> None:
+    """Put a tile in the place of a damaged one in a complete file. One rank calls this.
+
+    First the bytes, then the checksum: after a kill in between the tile counts as damaged, as
+    before. Raises StorageError.
+    """
+    tile = _padded(block, layout.grid.tile, layout.dtype)
+    with storage_errors("writing", layout.path):
+        write_tile_bytes(layout, number, tile)
+        with open(layout.path, "r+b") as file:
+            entry = np.array([checksum(tile)], "<u4")
+            write_at(file.fileno(), raw(entry), layout.checksums_offset + number * entry.itemsize)
+            os.fsync(file.fileno())
 
 
 def mark_complete(layout: Layout, checksums: NDArray[np.uint32]) -> None:

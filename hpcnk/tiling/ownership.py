@@ -23,3 +23,13 @@ def share(n: int, size: int, rank: int) -> slice:
     quotient, rest = divmod(n, size)
     start = rank * quotient + min(rank, rest)
     return slice(start, start + quotient + (rank < rest))
+
+
+def share_blocks(n: int, size: int, rank: int, block: int) -> slice:
+    """Return the contiguous rows of `rank` when n rows are split between whole blocks.
+
+    Block k has the rows from k block on, the last one fewer; so what is computed block by block
+    does not depend on the number of ranks.
+    """
+    blocks = share(-(-n // block), size, rank)
+    return slice(min(n, blocks.start * block), min(n, blocks.stop * block))

@@ -1,16 +1,15 @@
 """SIGKILL at random moments: nothing that was finished is lost, and the end is the same."""
 
-import random
-import shutil
 import time
 
 import numpy as np
 import pytest
 
-from tests.support.folders import digest, finished, predictions, tiles
+from tests.support.folders import finished, tiles
+from tests.support.kill_loop import kill_loop
 from tests.support.mpi import HPCNK, Job, hpcnk
 
-KILLS = 22
+KILLS = 21  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}
@@ -27,54 +26,12 @@ def data(tmp_path):
     return {"path": str(path)}
 
 
-def drivers():
-    import h5py
-
-    return ("posix", "mpio") if h5py.get_config().mpi else ("posix",)
-
-
 @pytest.mark.timeout(600)
-def test_a_loop_of_kills_changes_nothing(write_deck, tmp_path, data):
-    start = time.monotonic()
-    deck = write_deck("whole", data=data, kernel=KERNEL)
-    ended = hpcnk(2, "run", deck)
-    assert ended.code == 0, ended.output
-    length = time.monotonic() - start
-    decks = [
-        write_deck("killed", data=data, kernel=KERNEL, store={"driver": driver})
-        for driver in drivers()
-    ]
-    reference = {name: tiles(tmp_path / "whole" / name) for name in ("kernel.h5", "test_kernel.h5")}
-    expected, folder, moments = digest(tmp_path / "whole"), tmp_path / "killed", random.Random(0)
-    known, ends, in_kernel = {name: set() for name in reference}, 0, 0
-    for kill in range(KILLS):
-        ranks, deck = 1 + kill % 3, decks[kill % len(decks)]
-        job = Job(ranks, [*HPCNK, "run", deck])
-        time.sleep(moments.uniform(0.3, 1.0) * length)
-        ended_first = job.process.poll() is not None
-        job.kill()
-        job.wait()
-        for name, whole in reference.items():
-            now = finished(folder / name)
-            assert known[name] <= now, "a finished tile was lost"
-            if now:
-                stored = tiles(folder / name)
-                for number in now:
-                    assert stored[number].tobytes() == whole[number].tobytes()
-            in_kernel += len(now) > len(known[name])
-            known[name] = now
-        if ended_first or all(len(known[n]) == len(reference[n]) for n in known):
-            assert hpcnk(2, "run", deck).code == 0
-            assert digest(folder) == expected
-            shutil.rmtree(folder)
-            known, ends = {name: set() for name in reference}, ends + 1
-    ended = hpcnk(3, "run", decks[0])
-    assert ended.code == 0, ended.output
-    assert digest(folder) == expected
-    np.testing.assert_allclose(
-        predictions(folder)[0], predictions(tmp_path / "whole")[0], atol=1e-6
-    )
-    assert in_kernel >= 5, "the kills missed the kernel phase: make it longer"
+def test_a_loop_of_kills_changes_nothing(tmp_path):
+    found = kill_loop(tmp_path, KILLS, seed=0)
+    assert not found.problems, found
+    assert {"kernel", "solve", "predict"} <= set(found.kills), found.kills
+    assert found.ends >= KILLS // 10
 
 
 @pytest.mark.parametrize("ranks,signalled", [(1, 1), (2, 2), (2, 1)])

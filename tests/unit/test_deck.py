@@ -47,6 +47,7 @@ def test_defaults(read):
         "solve.max_iterations": 1000,
         "solve.preconditioner": {"kind": "pivoted_cholesky", "rank": 200},
         "store.driver": "auto",
+        "watchdog.minutes": 120.0,
     }
     assert deck.source.name == "trial.yaml"
 
@@ -95,6 +96,12 @@ def test_validation_is_a_share_or_a_count(read, text, value):
 @pytest.mark.parametrize("text", ["none", "null", "~", ""])
 def test_no_preconditioner(read, text):
     assert read(with_key("solve", f"preconditioner: {text}")).solve.preconditioner is None
+
+
+@pytest.mark.parametrize("text", ["none", "null", "~", ""])
+def test_no_watchdog(read, text):
+    assert read(MINIMAL + f"watchdog: {text}\n").watchdog is None
+    assert read(MINIMAL + "watchdog: {minutes: 30}\n").watchdog.minutes == 30
 
 
 def test_deck_is_frozen(read):

@@ -126,6 +126,7 @@ GOOD_DECKS = st.fixed_dictionaries(
             }
         ),
         "store": st.fixed_dictionaries({"driver": st.sampled_from(["auto", "mpio", "posix"])}),
+        "watchdog": st.fixed_dictionaries({"minutes": st.floats(0.01, 1e6)}),
     }
 )
 
@@ -137,7 +138,7 @@ def test_good_decks_round_trip(read, values, flow):
     deck = read(yaml.safe_dump(values, default_flow_style=flow))
     flat = {
         f"{section}.{key}": value
-        for section in ["data", "kernel", "solve", "store"]
+        for section in ["data", "kernel", "solve", "store", "watchdog"]
         for key, value in values[section].items()
     }
     assert deck.flat() == {"name": values["name"], "output": values["output"], **flat}

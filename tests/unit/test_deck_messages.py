@@ -132,10 +132,14 @@ def test_one_mistake_gives_one_sentence(problems, section, line, sentence):
         ('output: "\\ud800"', "output: expected Unicode text, got '\\ud800'"),
         ('name: "\\ud800"', "name: expected Unicode text, got '\\ud800'"),
         ('"\\ud800": 1', "expected Unicode text as a key, got '\\ud800'"),
-        ("tile: 12", "tile: expected one of name, output, data, kernel, solve, store, got the "
-         "unknown key 'tile'; it belongs under 'kernel'"),
-        ("Stroe: {}", "Stroe: expected one of name, output, data, kernel, solve, store, got the "
-         "unknown key 'Stroe'; did you mean 'store'?"),
+        ("tile: 12", "tile: expected one of name, output, data, kernel, solve, store, watchdog, "
+         "got the unknown key 'tile'; it belongs under 'kernel'"),
+        ("Stroe: {}", "Stroe: expected one of name, output, data, kernel, solve, store, watchdog, "
+         "got the unknown key 'Stroe'; did you mean 'store'?"),
+        ("watchdog: 5", "watchdog: expected {minutes: 120} or none, got 5"),
+        ("watchdog: {minutes: 0}", "watchdog.minutes: expected a number from 0.01 to 1e6, got 0"),
+        ("watchdog: {minutes: .inf}", "watchdog.minutes: expected a number from 0.01 to 1e6, got "
+         "inf"),
         ("store: []", "store: expected a mapping {driver}, got []"),
         ("store: !!set {a}", "store: expected no tag, got 'tag:yaml.org,2002:set'"),
         ("name: !python/none x", "name: expected a plain value, got 'x' with the tag "

@@ -7,9 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcnk.run import available, memory
+from hpcnk.errors import UsageError
+from hpcnk.run import available, memory, solve_memory
 from hpcnk.run.check import check
-from hpcnk.run.plan import Place, describe_plan, plan
+from hpcnk.run.estimate import estimate
+from hpcnk.run.plan import Place, plan
+from hpcnk.run.plan_text import describe_plan
+from hpcnk.run.prepare_memory import require_prepare_memory
+from hpcnk.tiling import TriangleGrid, deal
 from tests.support.mpi import HPCNK, hpcnk, launch
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -69,6 +74,22 @@ def test_memory_of_the_solve_is_as_planned(write_deck, tmp_path):
     assert 0.8 * planned < peak < 1.2 * planned, (peak, planned)
 
 
+@pytest.mark.parametrize("reproducible", [False, True])
+def test_memory_of_many_systems_is_as_planned(reproducible, write_deck, tmp_path):
+    """As above, where vectors take the most: 600 systems."""
+    kernel = {**KERNEL, "layers": "fc1"}
+    decks, planned = [], []
+    for count in (2, 300):
+        solve = {**SOLVE, "ridge": [0.01 * k for k in range(1, count + 1)], "tolerance": 1e-5}
+        solve |= {"reproducible": reproducible, "checkpoint": "none"}
+        data = arrays(tmp_path, 1000, 10)
+        decks.append(write_deck(f"of{count}", data=data, kernel=kernel, solve=solve))
+        planned.append(plan(*check(decks[-1]), Place()).solve_memory_per_rank)
+        assert hpcnk(0, "kernel", decks[-1]).code == 0
+    few, many = (_peak([*HPCNK, "solve", deck]) for deck in decks)
+    assert 0.8 * (planned[1] - planned[0]) < many - few < 1.2 * (planned[1] - planned[0])
+
+
 def _peak(command):
     """Peak resident bytes of a child process."""
     code = (
@@ -113,11 +134,14 @@ def test_memory_of_the_kernel_is_as_planned(network, threads, write_deck, tmp_pa
 def test_the_plan_in_words(deck, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
     place = Place(ranks=3, hosts=2)
-    text = describe_plan(plan(*check(deck), place), place)
-    assert "36 of 250 x 250" in text and "at most 12 on 3 rank(s)" in text
+    planned = plan(*check(deck), place)
+    text = describe_plan(planned, place, estimate(planned, place), ["something is amiss"])
+    assert "36 of 250 x 250" in text and "at most 12 and 3 on 3 rank(s)" in text
     assert "2.401 million" in text
     assert "for 5 thread(s)" in text and "for 2 rank(s) on 2 host(s)" in text
     assert "variances.h5" in text and "solution.h5" in text
+    assert "6 journals a start" in text and "sums 64 kB over all ranks" in text
+    assert "WARNING          something is amiss" in text
     assert "GPU" not in text
 
 
@@ -182,10 +206,100 @@ def test_fewer_threads_are_advised_where_they_help():
     assert memory._threads_that_fit(engine, need, 30) == 0
 
 
+def solve_job(**changes):
+    job = {"n": 2000, "tile": 250, "systems": 4, "entry": 8, "rank": 50, "reproducible": False}
+    return solve_memory.SolveJob(**{**job, "ranks": 1, **changes})
+
+
+def test_the_memory_of_the_solve_counts_all_its_parts():
+    one = solve_memory.solve_memory(solve_job())
+    assert one.tiles == len(deal(TriangleGrid(2000, 250), 1, 0)) * 250**2 * 8
+    assert one.vectors == 12 * 2000 * 4 * 8
+    assert one.factor == 2 * 2000 * 50 * 8
+    large = {"tile": 2000, "reproducible": True}  # a tile's products count as much as vectors
+    assert solve_memory.solve_memory(solve_job(**large)).vectors == 14 * 2000 * 4 * 8
+    three = solve_memory.solve_memory(solve_job(ranks=3))
+    assert three.tiles == one.tiles // 3 and three.vectors == one.vectors
+    assert one.factor / 3 <= three.factor < one.factor / 2
+
+
+def test_a_solve_that_needs_too_much_is_refused_with_what_would_fit():
+    job = solve_job()
+    need = solve_memory.solve_memory(job)
+    solve_memory.check_solve_memory(job, need.total, 1)
+    with pytest.raises(UsageError) as caught:
+        solve_memory.check_solve_memory(job, 10_000_000, 2)
+    assert "10 MB is there for each of 2 ranks" in caught.value.what
+    assert "18 MB for 36 tiles of 250" in caught.value.what
+    ranks = int(caught.value.advice.split("start ")[1].split()[0])
+    for number, fits in ((ranks, True), (ranks - 1, False)):
+        total = solve_memory.solve_memory(solve_job(ranks=number)).total
+        assert (total <= 10_000_000) == fits
+    with pytest.raises(UsageError) as caught:
+        solve_memory.check_solve_memory(job, need.total - 1, 1)
+    assert "at most 3 systems" in caught.value.advice and "rank to at most 49" in (
+        caught.value.advice
+    )
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_solve_without_memory_is_refused_before_tiles_are_loaded(ranks, deck, tmp_path):
+    assert hpcnk(0, "kernel", deck).code == 0
+    there = max(1, ranks) * 8_000_000
+    ended = launch(ranks, [sys.executable, "-c", REFUSED, there, "solve", deck])
+    assert ended.code == 2, ended.output
+    assert "the solve needs" in ended.output and "8 MB is there" in ended.output
+    assert "Traceback" not in ended.output
+    assert not (tmp_path / "small" / "solution.h5").exists()
+
+
+def test_data_that_need_too_much_are_refused_before_they_are_read(deck, tmp_path):
+    ended = launch(0, [sys.executable, "-c", REFUSED, 2_000_000, "run", deck])
+    assert ended.code == 2, ended.output
+    assert "rank 0 needs 2.253 MB" in ended.output and "2 MB is there" in ended.output
+    assert not (tmp_path / "small" / "inputs.h5").exists()
+
+
+def test_limits_of_the_process_count(deck, monkeypatch):
+    """As `ulimit -v` sets them: what the process has already is taken off."""
+    monkeypatch.setattr(available, "available_memory", lambda: None)
+    real = available._lines
+
+    def lines(path):
+        status = ["VmSize:\t  7000 kB", "VmData:\t 100 kB"]
+        return status if str(path) == "/proc/self/status" else real(path)
+
+    limits = {available.resource.RLIMIT_AS: 8_000_000, available.resource.RLIMIT_DATA: -1}
+    monkeypatch.setattr(available, "_lines", lines)
+    monkeypatch.setattr(available.resource, "getrlimit", lambda limit: (limits[limit], -1))
+    assert list(available.process_limits()) == [8_000_000 - 7000 * 1024]
+    with pytest.raises(UsageError, match="832 kB is there"):
+        require_prepare_memory(check(deck)[0])
+    limits[available.resource.RLIMIT_DATA] = 150 * 1024
+    assert min(available.process_limits()) == 50 * 1024
+
+
+def test_a_limited_process_is_refused_in_advance(write_deck, tmp_path):
+    """The real thing: the shell's limit on virtual memory, and no traceback."""
+    kernel = {"layers": "fc1", "dtype": "float64", "tile": 18000}
+    deck = write_deck(data=arrays(tmp_path, 2000, 200), kernel=kernel)
+    line = 'ulimit -v 6000000 && exec "$@"'
+    ended = launch(0, ["bash", "-c", line, "bash", *HPCNK, "run", deck])
+    assert ended.code == 2, ended.output
+    assert "the kernel phase needs 8.7" in ended.output and "Traceback" not in ended.output
+
+
+def test_more_tiles_than_a_journal_numbers_are_refused(monkeypatch):
+    job = memory.Job(5_000_000, 10, (3,), 16)
+    memory._check_count(job)
+    with pytest.raises(UsageError, match=r"kernel.tile 3 cuts the kernel into 1.389 trillion"):
+        memory._check_count(memory.replace(job, tile=3))
+
+
 def test_the_largest_that_fits():
-    assert memory._largest(100, lambda number: number <= 37) == 37
-    assert memory._largest(100, lambda number: False) == 0
-    assert memory._largest(1, lambda number: True) == 0
+    assert memory.largest(100, lambda number: number <= 37) == 37
+    assert memory.largest(100, lambda number: False) == 0
+    assert memory.largest(1, lambda number: True) == 0
 
 
 V1, V2 = "memory.limit_in_bytes memory.usage_in_bytes", "memory.max memory.current"

@@ -6,6 +6,7 @@ from scipy.linalg import solve as dense_solve
 
 from hpcnk.errors import SolveError
 from hpcnk.solve import (
+    Limits,
     Restricted,
     Status,
     TileOperator,
@@ -16,7 +17,7 @@ from hpcnk.solve import (
     pivoted_cholesky,
 )
 from hpcnk.tiling import CrossGrid, TriangleGrid
-from tests.support.dense import DenseOperator, Single, kernel_matrix, tiles_of
+from tests.support.dense import SUMS, DenseOperator, kernel_matrix, tiles_of
 
 N, OUTPUTS = 90, 3
 RIDGES = (1e-1, 1e-3, 1e-5)
@@ -29,15 +30,14 @@ def problem():
     return k, y
 
 
-def solve_all(k_operator, y, precondition=identity, tolerance=1e-9, limit=2000):
+def solve_all(k_operator, y, precondition=identity, tolerance=1e-9, limit=2000, **options):
     return conjugate_gradient(
-        Single(),
         k_operator,
         np.tile(y, (1, len(RIDGES))),
         np.repeat(RIDGES, y.shape[1]),
         precondition,
-        tolerance,
-        limit,
+        Limits(tolerance, limit),
+        **options,
     )
 
 
@@ -52,7 +52,7 @@ def test_operator_is_the_matrix(problem, tile, dtype, monkeypatch):
     k, y = problem
     k = k.astype(dtype)
     grid = TriangleGrid(N, tile)
-    tiles = TileOperator(Single(), N, tiles_of(k, grid))
+    tiles = TileOperator(SUMS, N, tiles_of(k, grid))
     np.testing.assert_allclose(tiles.apply(y), k.astype(float) @ y, rtol=1e-13, atol=1e-13)
     np.testing.assert_array_equal(tiles.diagonal(), k.diagonal())
     for index in (0, 6, 7, 40, N - 1):
@@ -63,14 +63,14 @@ def test_cross_product_is_the_product():
     rng = np.random.default_rng(0)
     k, v = rng.normal(size=(11, 23)), rng.normal(size=(23, 4))
     tiles = tiles_of(k, CrossGrid(11, 23, 5))
-    np.testing.assert_allclose(cross_product(Single(), 11, tiles, v), k @ v, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(cross_product(SUMS, 11, tiles, v), k @ v, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 20, N, 5 * N])
 def test_solutions_are_the_dense_ones(problem, rank):
     k, y = problem
     k_operator = DenseOperator(k)
-    precondition = pivoted_cholesky(Single(), k_operator, rank) if rank else identity
+    precondition = pivoted_cholesky(k_operator, rank) if rank else identity
     solution = solve_all(k_operator, y, precondition)
     assert solution.converged
     true = np.linalg.norm(
@@ -83,7 +83,7 @@ def test_solutions_are_the_dense_ones(problem, rank):
 
 def test_the_preconditioner_is_the_inverse_it_claims(problem):
     k, y = problem
-    factor = pivoted_cholesky(Single(), DenseOperator(k), N)
+    factor = pivoted_cholesky(DenseOperator(k), N)
     residuals = np.tile(y, (1, 3))
     ridges = np.repeat(RIDGES, OUTPUTS)
     np.testing.assert_allclose(factor(residuals, ridges), exact(k, y), rtol=1e-6, atol=1e-6)
@@ -91,7 +91,7 @@ def test_the_preconditioner_is_the_inverse_it_claims(problem):
 
 def test_the_preconditioner_takes_the_largest_pivots():
     k = np.diag([1.0, 5.0, 3.0, 4.0, 2.0])
-    factor = pivoted_cholesky(Single(), DenseOperator(k), 2)
+    factor = pivoted_cholesky(DenseOperator(k), 2)
     r = np.ones((5, 1))
     z = factor(r, np.array([0.5]))[:, 0]
     np.testing.assert_allclose(z, 1 / (np.array([0, 5.0, 0, 4.0, 0]) + 0.5), rtol=1e-12)
@@ -102,7 +102,7 @@ def test_iterations_fall_as_the_rank_grows(problem):
     k_operator = DenseOperator(k)
     worst = [solve_all(k_operator, y).iterations.max()]
     for rank in (10, 30, 60):
-        factor = pivoted_cholesky(Single(), k_operator, rank)
+        factor = pivoted_cholesky(k_operator, rank)
         worst.append(solve_all(k_operator, y, factor).iterations.max())
     assert worst[1] < worst[0] and worst[2] < worst[1] and worst[3] < worst[2]
 
@@ -111,9 +111,9 @@ def test_residual_history_is_the_golden_one(problem):
     """CG in exact form on a small, well-conditioned system: its residuals are known numbers."""
     k, y = problem
     k_operator = DenseOperator(k)
-    factor = pivoted_cholesky(Single(), k_operator, 30)
+    factor = pivoted_cholesky(k_operator, 30)
     history = conjugate_gradient(
-        Single(), k_operator, y, np.full(OUTPUTS, 0.1), factor, 1e-10, 100
+        k_operator, y, np.full(OUTPUTS, 0.1), factor, Limits(1e-10, 100)
     ).history
     plain = _textbook(k + 0.1 * np.eye(N), y, factor, len(history) - 1)
     np.testing.assert_allclose(history[: len(plain)], plain, rtol=1e-5)
@@ -218,8 +218,45 @@ def test_a_restriction_is_the_principal_submatrix(problem):
     masked = np.where(keep[:, None], y, 0)
     restricted = Restricted(DenseOperator(k), keep)
     np.testing.assert_array_equal(restricted.diagonal(), np.where(keep, k.diagonal(), 0))
-    factor = pivoted_cholesky(Single(), restricted, 30)
+    factor = pivoted_cholesky(restricted, 30)
     solution = solve_all(restricted, masked, factor)
     assert not solution.x[~keep].any()
     inner = exact(k[np.ix_(keep, keep)], y[keep])
     np.testing.assert_allclose(solution.x[keep], inner, rtol=1e-4, atol=1e-4)
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [1, 4, 9, 20])
+@pytest.mark.parametrize("tolerance", [1e-9, 1e-15])  # the second one ends in restarts
+def test_a_solve_goes_on_from_a_snapshot_as_if_it_had_never_stopped(problem, after, tolerance):
+    k, y = problem
+    factor = pivoted_cholesky(DenseOperator(k), 20)
+    whole = solve_all(DenseOperator(k), y, factor, tolerance)
+    taken = {}
+
+    def interrupt(systems):
+        if systems.passes == after:
+            taken.update({name: array.copy() for name, array in systems.snapshot().items()})
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        solve_all(DenseOperator(k), y, factor, tolerance, observe=interrupt)
+    k_operator = DenseOperator(k)
+    resumed = solve_all(k_operator, y, factor, tolerance, start=taken)
+    assert resumed.x.tobytes() == whole.x.tobytes()
+    assert resumed.history == whole.history and resumed.status == whole.status
+    assert resumed.iterations.tolist() == whole.iterations.tolist()
+    assert k_operator.products == whole.passes - after
+
+
+def test_a_snapshot_of_a_finished_solve_needs_no_pass(problem):
+    k, y = problem
+    last = {}
+    whole = solve_all(DenseOperator(k), y, observe=lambda systems: last.update(systems.snapshot()))
+    k_operator = DenseOperator(k)
+    again = solve_all(k_operator, y, precondition=None, start=last)
+    assert not k_operator.products and again.x.tobytes() == whole.x.tobytes()
+    assert again.status == whole.status

@@ -81,7 +81,8 @@ class DeviceEngine(EngineBase):
             self._multiply(left, right, out, 0, 0)
         else:
             pairs = shape[0] * shape[1]
-            self._launcher(left.plan).run(Batch(left.numbers, right.numbers, shape, pairs), out)
+            batch = Batch(left.numbers, right.numbers, shape, pairs)
+            self._launcher(left.plan).run(batch, out, beat=self.beat)
         return PendingBlock(self._device.download(out), np.empty(0, self.dtype), None)
 
     def _start_symmetric(self, prepared: DeviceRows) -> PendingBlock:
@@ -98,7 +99,7 @@ class DeviceEngine(EngineBase):
             pairs = count * (count - 1) // 2
             numbers = prepared.numbers
             batch = Batch(numbers, numbers, (count, count), pairs, upper=True)
-            self._launcher(prepared.plan).run(batch, out)
+            self._launcher(prepared.plan).run(batch, out, beat=self.beat)
         return PendingBlock(self._device.download(out), np.empty(0, self.dtype), prepared)
 
     def workspace_bytes(self, input_shape: tuple[int, ...]) -> int:

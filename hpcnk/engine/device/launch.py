@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ctypes import Structure, sizeof
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from hpcnk.engine.device.kinds import Device, DeviceArray
 from hpcnk.engine.device.program import Call, DeviceProgram
 from hpcnk.engine.device.source import STREAM, Compiled, stream_module
 from hpcnk.engine.device.tables import THREADS, WARP, Shape, work_type
+from hpcnk.engine.threads import nothing
 
 BUDGET_BYTES = 1 << 30  # tensors and partial sums of a sub-batch
 SCRATCH_BYTES = 1 << 28  # planes too large for shared memory, of all blocks at work
@@ -67,8 +69,17 @@ class Launcher:
         held = sum(table.nbytes for table in (self._stages, self._operations, self._tensors))
         return int((numbers + scratch) * self._working.itemsize + held)
 
-    def run(self, batch: Batch, out: DeviceArray, offset: int = 0) -> None:
-        """Compute all pairs of a batch into `out`, beginning at entry `offset`."""
+    def run(
+        self,
+        batch: Batch,
+        out: DeviceArray,
+        offset: int = 0,
+        beat: Callable[[], None] = nothing,
+    ) -> None:
+        """Compute all pairs of a batch into `out`, beginning at entry `offset`.
+
+        `beat` is called as sub-batches have been sent to the device, which takes only a few ahead.
+        """
         if not batch.pairs:
             return
         most = self._most(batch.pairs)
@@ -87,6 +98,7 @@ class Launcher:
                 work.sums = self._device.address(sums)
             for call in self._program.calls:
                 self._launch(call, work)
+            beat()
 
     def _work(self, batch: Batch, first: int, count: int) -> Any:
         program = self._program

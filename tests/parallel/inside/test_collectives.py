@@ -9,11 +9,20 @@ import pytest
 from scipy.linalg import solve as dense_solve
 
 from hpcnk import store
-from hpcnk.comm import agreement, any_rank, assemble_rows, on_root, reduce, sum_over_ranks
+from hpcnk.comm import (
+    FloatSums,
+    agreement,
+    any_rank,
+    assemble_rows,
+    broadcast,
+    on_root,
+    reduce,
+    sum_over_ranks,
+)
 from hpcnk.engine import usable_cores
 from hpcnk.errors import StorageError
 from hpcnk.run.threads import threads_per_rank
-from hpcnk.solve import TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
+from hpcnk.solve import Limits, TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
 from hpcnk.store import files
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
 from tests.support.dense import kernel_matrix, tiles_of
@@ -26,6 +35,14 @@ def test_sums_go_in_pieces(comm, monkeypatch):
     array = np.arange(35.0).reshape(7, 5) + comm.rank
     expected = comm.size * np.arange(35.0).reshape(7, 5) + sum(range(comm.size))
     np.testing.assert_array_equal(sum_over_ranks(comm, array), expected)
+
+
+@pytest.mark.parametrize("array", [np.arange(35.0).reshape(7, 5), np.zeros((0, 3), "f4")])
+def test_an_array_is_broadcast_in_pieces(comm, array, monkeypatch):
+    monkeypatch.setattr(reduce, "MAX_BYTES", 24)
+    found = broadcast(comm, array if comm.rank == 0 else None)
+    assert found.shape == array.shape and found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
@@ -107,18 +124,18 @@ def test_solve_and_predict_are_the_dense_ones(comm, n, tile):
     y = np.random.default_rng(3).normal(size=(n, 2))
     ridges = np.array([1e-2, 1e-2, 1e-4, 1e-4])
     grid, cross = TriangleGrid(n, tile), CrossGrid(9, n, tile)
-    operator = TileOperator(comm, n, tiles_of(train, grid, deal(grid, comm.size, comm.rank)))
+    operator = TileOperator(FloatSums(comm), n, tiles_of(train, grid, deal(grid, comm.size, comm.rank)))
     y4 = np.tile(y, (1, 2))
     np.testing.assert_allclose(operator.apply(y4), train @ y4, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(operator.column(n - 1), train[:, n - 1])
     np.testing.assert_array_equal(operator.diagonal(), train.diagonal())
     exact = np.hstack([dense_solve(train + r * np.eye(n), y) for r in (1e-2, 1e-4)])
     for rank in (0, 3, n):
-        factor = pivoted_cholesky(comm, operator, rank) if rank else identity
-        solution = conjugate_gradient(comm, operator, y4, ridges, factor, 1e-10, 1000)
+        factor = pivoted_cholesky(operator, rank) if rank else identity
+        solution = conjugate_gradient(operator, y4, ridges, factor, Limits(1e-10, 1000))
         assert solution.converged
         np.testing.assert_allclose(solution.x, exact, rtol=1e-5, atol=1e-5)
         assert len({x.tobytes() for x in comm.allgather(solution.x)}) == 1
     tiles = tiles_of(test, cross, deal(cross, comm.size, comm.rank))
-    product = cross_product(comm, 9, tiles, exact)
+    product = cross_product(operator.sums, 9, tiles, exact)
     np.testing.assert_allclose(product, test @ exact, rtol=1e-10, atol=1e-10)

@@ -1,0 +1,108 @@
+"""Checkpoints of a solve: its state in one of two files in turn, each replaced in one step.
+
+A kill while one is written leaves the other; so does damage to the newest. All ranks hold the same
+vectors, so rank 0 writes and reads for all, and the number of ranks may change.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from hpcnk.comm import broadcast, on_root
+from hpcnk.errors import StorageError
+from hpcnk.run.session import Session
+from hpcnk.solve import Snapshot, Systems
+from hpcnk.store import read_all_arrays, read_attributes, write_arrays
+
+TURNS = (0, 1)
+PASSES = "passes"
+
+
+class Checkpoints:
+    """The two files of one solve. `origin` is what a state must have been made from."""
+
+    def __init__(self, session: Session, which: str, origin: dict[str, str]) -> None:
+        self._session = session
+        self._paths = [session.folder.checkpoint(which, turn) for turn in TURNS]
+        self._origin = origin
+        self._turn = 0
+        self._passes, self._time = 0, time.monotonic()
+
+    def newest(self) -> Snapshot | None:
+        """Return the newest sound state, None if there is none. Collective."""
+        comm = self._session.comm
+        arrays: dict[str, NDArray[Any]] = {}
+
+        def find() -> tuple[int, int, list[str]] | None:
+            found = self._newest()
+            if found is None:
+                return None
+            turn, passes, stored = found
+            arrays.update(stored)
+            return turn, passes, sorted(stored)
+
+        found = on_root(comm, find)
+        if found is None:
+            return None
+        self._turn, self._passes, names = found
+        return {name: broadcast(comm, arrays.get(name)) for name in names}
+
+    def _newest(self) -> tuple[int, int, dict[str, NDArray[Any]]] | None:
+        ages = {turn: self._age(turn) for turn in TURNS}
+        for turn in sorted(TURNS, key=lambda turn: -ages[turn]):
+            if ages[turn] < 0:
+                continue
+            try:
+                arrays = read_all_arrays(self._paths[turn])
+            except StorageError as error:
+                self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
+                continue
+            return 1 - turn, ages[turn], arrays
+        return None
+
+    def _age(self, turn: int) -> int:
+        """Return the passes over the kernel that a state has seen, -1 if it cannot be used."""
+        path = self._paths[turn]
+        if not path.exists():
+            return -1
+        try:
+            stored = read_attributes(path)
+        except StorageError as error:
+            self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
+            return -1
+        fits = all(stored.get(key) == value for key, value in self._origin.items())
+        return int(stored[PASSES]) if fits and PASSES in stored else -1
+
+    def is_due(self, systems: Systems) -> bool:
+        """Return whether it is time for the next one, by this rank's clock."""
+        every = self._session.deck.solve.checkpoint
+        if every is None:
+            return False
+        if every.iterations and systems.passes - self._passes >= every.iterations:
+            return True
+        return time.monotonic() - self._time >= 60 * every.minutes
+
+    def write(self, systems: Systems) -> None:
+        """Store the state, in the file that holds the older one. Collective.
+
+        Raises StorageError.
+        """
+        path = self._paths[self._turn]
+        on_root(self._session.comm, lambda: self._write(path, systems))
+        self._turn = 1 - self._turn
+        self._passes, self._time = systems.passes, time.monotonic()
+
+    def _write(self, path: Path, systems: Systems) -> None:
+        attributes = {**self._origin, PASSES: systems.passes}
+        with self._session.faults.writing("solve", path):
+            write_arrays(path, systems.snapshot(), attributes)
+        self._session.events.write("checkpoint", file=path.name, iteration=systems.passes)
+
+    def remove(self) -> None:
+        """Delete both files. One rank calls this."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)

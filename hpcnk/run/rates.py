@@ -1,0 +1,79 @@
+"""Measured speeds of one core of an AMD EPYC (third generation, AVX2), for plans.
+
+They are taken from the files named here, in tools/bench/results; a test derives them anew. Another
+processor has other speeds: the measurements are made by tools/bench/kernels.py and solve.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KERNEL_SOURCES = {
+    "float32": "kernels-cpu-20261123-0600.json",
+    "float64": "kernels-cpu-20261123-0713.json",
+}
+SOLVE_SOURCE = "solve-cpu-20261123-0734.json"
+PROCESSOR = "one core of an AMD EPYC with AVX2"
+
+
+@dataclass(frozen=True)
+class KernelRates:
+    """What `hpcnk.run.cost.PairCost` counts, a second. Kernels ntk; nngp takes less time.
+
+    From the rows myrtle10, residual and sequence735 of a file, and fc3 for what has no pixels.
+    """
+
+    convolutions: float
+    others: float
+    inputs: float
+    products: float
+    layers: float
+
+
+@dataclass(frozen=True)
+class ProductRates:
+    """Entries of tiles a second, by the number of columns that they are multiplied with.
+
+    `triangle`: a pass of the solve, in which a tile serves both triangles; `reproducible`: the
+    same with sums in fixed point; `cross`: test tiles.
+    """
+
+    triangle: dict[int, float]
+    reproducible: dict[int, float]
+    cross: dict[int, float]
+    read: float  # checked on the way, from the system's cache: disks are slower
+
+
+KERNEL = {
+    "float32": KernelRates(
+        convolutions=7.89e8, others=6.00e8, inputs=1.14e10, products=4.33e10, layers=3.70e8
+    ),
+    "float64": KernelRates(
+        convolutions=2.71e8, others=2.70e8, inputs=6.07e9, products=2.19e10, layers=2.46e8
+    ),
+}
+
+PRODUCTS = {
+    "float32": ProductRates(
+        triangle={10: 4.96e8, 50: 1.71e8},
+        reproducible={10: 4.34e8, 50: 1.59e8},
+        cross={10: 7.36e8, 50: 2.68e8},
+        read=3.94e8,
+    ),
+    "float64": ProductRates(
+        triangle={10: 4.44e8, 50: 1.66e8},
+        reproducible={10: 4.28e8, 50: 1.54e8},
+        cross={10: 6.6e8, 50: 2.73e8},
+        read=1.78e8,
+    ),
+}
+
+# Entries of one block of vectors a second, all that an iteration does with them beside products.
+VECTORS = 8.35e6
+
+
+def product_seconds(rates: dict[int, float], columns: int) -> float:
+    """Return the seconds of one entry with so many columns, on the line through those measured."""
+    (few, fast), (many, slow) = sorted(rates.items())
+    slope = (1 / slow - 1 / fast) / (many - few)
+    return max(1 / fast + slope * (columns - few), 0.25 / fast)

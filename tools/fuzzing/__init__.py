@@ -1,0 +1,1 @@
+"""Random damage to the files that hpcnk reads; see tools/fuzz.py."""
