@@ -39,9 +39,10 @@ progress() {
         -printf '%P %s %T@\n' 2>/dev/null | LC_ALL=C sort | cksum
 }
 
-# Removes the jobs that wait for this one as links of the same chain; nothing is left for them.
+# Removes the jobs that wait for this one as links of the same chain; nothing is left for them. Of an
+# array, other tasks may still need the next link.
 end_chain() {
-    [ "$REQUEUE" = no ] || return 0
+    [ "$REQUEUE" = no ] && [ -z "${SLURM_ARRAY_JOB_ID:-}" ] || return 0
     squeue --noheader --user="$(id -un)" --name="$SLURM_JOB_NAME" --states=PENDING \
         --format='%i %E' | awk '/singleton/ { print $1 }' | xargs -r scancel
 }

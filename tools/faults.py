@@ -45,7 +45,16 @@ def _matrix(folder: Path, only: str) -> int:
         bad += bool(row.problem)
         sums = "fixed point" if case.reproducible else "float64"
         ranks = f"{case.before} -> {case.after}"
-        cells = (case.what, case.phase, case.driver, ranks, str(row.code), row.lost, row.equal, sums)
+        cells = (
+            case.what,
+            case.phase,
+            case.driver,
+            ranks,
+            str(row.code),
+            row.lost,
+            row.equal,
+            sums,
+        )
         _print((*cells, f"DOES NOT HOLD: {row.problem}" if row.problem else ""))
     print(f"{len(cases) - bad} of {len(cases)} rows hold, {time.monotonic() - start:.0f} s")
     return bad

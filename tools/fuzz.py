@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -91,9 +92,8 @@ def _batch(
     except subprocess.TimeoutExpired:
         return _crashed("a hang in a library", scratch, first, result, keep)
     if done.returncode < 0:
-        return _crashed(
-            f"the process died of signal {-done.returncode}", scratch, first, result, keep
-        )
+        what = f"the process died of signal {-done.returncode}{_place(done.stderr)}"
+        return _crashed(what, scratch, first, result, keep)
     if done.returncode:
         raise RuntimeError(f"the worker for {name} failed:\n{done.stderr}")
     tally = json.loads(done.stdout.splitlines()[-1])
@@ -105,6 +105,12 @@ def _batch(
     result.refused += tally["refused"]
     result.slowest = max(result.slowest, tally["slowest"])
     return first + tally["tried"]
+
+
+def _place(stack: str) -> str:
+    """Name the line of hpcnk that was in the library when it crashed."""
+    lines = re.findall(r'File "[^"]*/hpcnk/([^"]+)", line (\d+)', stack)
+    return f" at {lines[0][0]}:{lines[0][1]}" if lines else ""
 
 
 def _crashed(what: str, scratch: Path, first: int, result: Result, keep: Path | None) -> int:

@@ -60,7 +60,7 @@ def _raise_agreed(error: HpcnkError) -> NoReturn:
 
 
 def wait_for_all(comm: Communicator) -> None:
-    """Wait until all ranks have come here, leaving the cores to those that still work. Collective."""
+    """Wait until all ranks are here, and leave the cores to those that still work. Collective."""
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(_NAP)

@@ -77,9 +77,7 @@ def _own_dataset(path: Path, file: h5py.File, name: str) -> h5py.Dataset:
 def _refuse_incomplete(path: Path, dataset: h5py.Dataset) -> None:
     """Refuse values that were never written, and sizes that the file cannot hold."""
     stored, size = dataset.id.get_storage_size(), path.stat().st_size
-    ratio = 1 if dataset.chunks is None else _LARGEST_RATIO
-    # In Python's integers: h5py's own product of the lengths can overflow, and be small.
-    needed = math.prod(dataset.shape or ()) * dataset.dtype.itemsize
+    ratio, needed = _claimed(dataset)
     if stored > size or needed > ratio * stored or _chunks_lacking(dataset):
         raise DataError(
             f"{path}: {dataset.name} should have {needed} bytes, shape {dataset.shape}; "
@@ -88,9 +86,27 @@ def _refuse_incomplete(path: Path, dataset: h5py.Dataset) -> None:
         )
 
 
+def _claimed(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Return how far the stored bytes may have been shrunk, and how many they should make.
+
+    In Python's integers: h5py's own product of the lengths can overflow, and be small.
+    """
+    itemsize = dataset.dtype.itemsize
+    if dataset.chunks is None:
+        return 1, math.prod(dataset.shape or ()) * itemsize
+    # Stored chunks are whole. HDF5 1.10 believes their shape, whatever they unpack to.
+    return _LARGEST_RATIO, _chunk_count(dataset) * math.prod(dataset.chunks) * itemsize
+
+
 def _chunks_lacking(dataset: h5py.Dataset) -> bool:
+    """Whether chunks are missing, or reach beyond an array that cannot grow."""
     if dataset.chunks is None:
         return False
+    axes = zip(dataset.shape, dataset.chunks, dataset.maxshape, strict=True)
+    beyond = any(chunk > length == most for length, chunk, most in axes)
+    return beyond or dataset.id.get_num_chunks() < _chunk_count(dataset)
+
+
+def _chunk_count(dataset: h5py.Dataset) -> int:
     lengths = zip(dataset.shape, dataset.chunks, strict=True)
-    expected = math.prod(-(-length // chunk) for length, chunk in lengths)
-    return dataset.id.get_num_chunks() < expected
+    return math.prod(-(-length // chunk) for length, chunk in lengths)

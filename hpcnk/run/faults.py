@@ -170,7 +170,7 @@ def _system_error(what: str) -> OSError:
 
 def _happen(what: str) -> None:
     if what in SIGNALS:
-        os.kill(os.getpid(), SIGNALS[what])
+        signal.raise_signal(SIGNALS[what])  # to this thread, so it is seen at once
     elif what == "memory":
         np.ones(_IMPOSSIBLE, np.uint8)
     elif what == "hang":

@@ -30,6 +30,8 @@ def jobscript(jobs: Sequence[Checked], site: Site, request: Request) -> str:
     Raises UsageError for what the site cannot give: time, memory, GPUs, so many ranks.
     """
     _require_sense(jobs, site)
+    if request.at_once and len(jobs) == 1:
+        raise UsageError("--at-once: there is one deck", "give several decks for a job array")
     layout = lay_out(jobs, site, request)
     decks = [deck for deck, _ in jobs]
     parts = [

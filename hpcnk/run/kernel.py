@@ -139,8 +139,8 @@ class _Tiles:
                 session.watchdog.beat()
                 del block, result  # or they stay while the next one is computed
             writer.commit()  # before any rank believes that all have
-            # Here all wait for the slowest. In closing, mpio would wait with the interpreter's lock
-            # held, and the watchdog could not look.
+            # Here all wait for the slowest, asleep. In closing, mpio would wait at full load, and
+            # with an h5py that keeps the interpreter's lock the watchdog could not look.
             wait_for_all(session.comm)
         # And here for all tiles to be in the journals.
         stopped = any_rank(session.comm, bool(session.stop.requested))

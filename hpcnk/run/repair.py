@@ -38,8 +38,8 @@ def repair(
             replace_tile(layout, number, engine.start_block(*sides).result())
     session.warn(
         STAGE,
-        f"{layout.path.name}: {_named(damaged)} had changed on the disk (checksum) and was computed "
-        "anew; have the disk and the memory of this machine checked",
+        f"{layout.path.name}: {_named(damaged)} had changed on the disk (checksum) and was "
+        "computed anew; have the disk and the memory of this machine checked",
     )
     return True
 

@@ -114,7 +114,7 @@ def solve(session: Session) -> bool:
 
 
 def _solved_before(session: Session, origin: dict[str, str]) -> Results | None:
-    """Return what the solver said of the solution that is there, if it is sound and of this deck."""
+    """Return what the solver said of a solution that is there, sound, and of this deck."""
     path = session.folder.solution
     if not path.exists():
         return None
@@ -136,6 +136,7 @@ def _solve_anew(
     """Solve on all training rows, and before without the validation rows, if there are any."""
     single_thread_if_reproducible(session)
     require_solve_memory(session)
+    session.faults.step("solve")  # the first pass begins; the others do so in `_observe`
     operator = _load(session, layout, contents)
     _warn_of_rounding(session, layout)
     y, target = read_arrays(session.folder.inputs, "y_train", "target_train")

@@ -104,21 +104,6 @@ def test_changed_code(done, tmp_path, complete):
         assert ended.code == 65 and "code: was" in ended.output, ended.output
 
 
-def test_a_damaged_tile_is_found(done):
-    from hpcnk.store import read_layout
-
-    deck, folder = done
-    layout = read_layout(folder / "kernel.h5")
-    with open(folder / "kernel.h5", "r+b") as file:
-        file.seek(layout.tiles_offset + 3 * layout.tile_bytes + 17)
-        file.write(b"\x5a")
-    verdict = hpcnk(0, "verify", folder)
-    assert verdict.code == 74 and "DAMAGED, by their checksums: tile 3;" in verdict.output
-    ended = hpcnk(2, "solve", deck)
-    assert ended.code == 74, ended.output
-    assert "tile 3" in ended.output and "Traceback" not in ended.output
-
-
 def test_a_wrong_tile_is_found(done):
     """A tile that was computed wrongly has a good checksum; only computing it anew tells."""
     from hpcnk.store import TileReader, TileWriter, read_layout

@@ -16,10 +16,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "scancel")
+from tests.support.mpi import mpirun
+
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "squeue", "setpriv")
 PMIX = "slurm*/mpi_pmix*.so"
 GPUS = 4
 REQUEUE_SECONDS = 5  # Slurm lets a requeued job wait as long as a credential lives
@@ -77,7 +80,25 @@ def absence() -> str:
     missing = [name for name in PROGRAMS if not shutil.which(name)]
     if missing:
         return f"Slurm is not installed, {', '.join(missing)} missing: apt-get install slurm-wlm"
-    return "" if list(Path("/usr/lib").glob(f"*/{PMIX}")) else "this Slurm has no PMIx plugin"
+    if not list(Path("/usr/lib").glob(f"*/{PMIX}")):
+        return "this Slurm has no PMIx plugin"
+    done = subprocess.run([mpirun() or "false", "--version"], capture_output=True, text=True)
+    if "Open MPI" not in done.stdout:
+        return "the MPI of the tests is not Open MPI, so it need not understand Slurm's PMIx"
+    return "" if _can_make_devices() else "this root may not make device files, for fake GPUs"
+
+
+def _can_make_devices() -> bool:
+    """Whether `mknod` is allowed; in some containers it is not."""
+    with TemporaryDirectory() as folder, suppress(PermissionError):
+        _make_device(Path(folder, "nv0"), 0)
+        return True
+    return False
+
+
+def _make_device(path: Path, number: int) -> None:
+    """Make a device file with the numbers of a real GPU's; nobody opens it."""
+    os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(195, number))
 
 
 @dataclass(frozen=True)
@@ -195,8 +216,8 @@ class Cluster:
             node_port=node,
         )
         (self.folder / "slurm.conf").write_text(text)
-        for number in range(GPUS):  # the numbers of a real GPU's device file; nobody opens it
-            os.mknod(self.folder / f"nv{number}", stat.S_IFCHR | 0o600, os.makedev(195, number))
+        for number in range(GPUS):
+            _make_device(self.folder / f"nv{number}", number)
         files = f"{self.folder}/nv[0-{GPUS - 1}]"
         (self.folder / "gres.conf").write_text(f"NodeName=one Name=gpu Type=a100 File={files}\n")
 

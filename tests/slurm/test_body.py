@@ -144,9 +144,11 @@ def test_a_time_limit_in_which_nothing_was_finished_is_not_repeated(make, number
     assert ("nothing was finished" in output) != again
 
 
-def test_a_signal_before_the_ranks_have_started(make, tmp_path):
-    script = make()
-    (tmp_path / "bin" / "srun").write_text("#!/bin/bash\nkill -TERM $PPID\nsleep 0.5\nexit 75\n")
+def test_a_signal_before_srun_is_passed_on_when_it_has_started(make, tmp_path):
+    """The shell asks for the date before it starts srun; then the program waits for a signal."""
+    script, stub = make(), tmp_path / "bin" / "date"
+    stub.write_text('#!/bin/bash\n[ -e "$0.done" ] || kill -TERM $PPID\ntouch "$0.done"\n')
+    stub.chmod(0o755)
     code, output = script.run()
     assert (code, script.calls) == (75, ["scontrol requeue 5"]), output
 
@@ -164,6 +166,12 @@ def test_a_task_of_an_array_requeues_itself_alone(make):
     assert (ended, script.calls) == (75, ["scontrol requeue 5_1"]), output
     srun = (script.folder / "calls").read_text().splitlines()[0]
     assert srun.endswith(f"run {script.folder / 'job.yaml'}")
+
+
+def test_a_task_of_an_array_leaves_the_chain_to_the_others(make):
+    script = make("juelich", ("one", "job"))
+    ended, output = script.run(CODE="0", SLURM_ARRAY_JOB_ID="5", SLURM_ARRAY_TASK_ID="0")
+    assert (ended, script.calls) == (0, []), output
 
 
 def test_what_the_ranks_see(make, tmp_path):

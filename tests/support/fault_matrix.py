@@ -111,9 +111,7 @@ class Matrix:
             self._whole[reproducible] = self._folder / name
         return self._whole[reproducible]
 
-    def _deck(
-        self, name: str, driver: str, reproducible: bool, watchdog: object = "none"
-    ) -> Path:
+    def _deck(self, name: str, driver: str, reproducible: bool, watchdog: object = "none") -> Path:
         """All decks differ in what may differ between two starts, and in the output, alone."""
         deck = {
             "output": str(self._folder / name),
@@ -185,7 +183,9 @@ def _lost(case: Case, output: Path) -> str:
     if case.phase == "solve":
         return "to the last checkpoint"
     computed = _after(case)
-    kept = max((p.stat().st_size // LINE_BYTES for p in _journals_of(output, _rank(case))), default=0)
+    kept = max(
+        (p.stat().st_size // LINE_BYTES for p in _journals_of(output, _rank(case))), default=0
+    )
     finished = len(read_journals(read_layout(output / "kernel.h5")))
     return f"{max(0, computed - kept)} tiles of {computed}; {finished} kept in all"
 
@@ -211,7 +211,9 @@ def _compare(case: Case, output: Path, whole: Path) -> tuple[str, str]:
     if case.reproducible or case.after == 2:
         return ("bits", "") if bits else ("", "the predictions' bits differ")
     worst = np.abs(found - expected).max()
-    return (f"{worst:.0e}", "") if worst <= TOLERANCE else ("", f"predictions differ by {worst:.1e}")
+    return (
+        (f"{worst:.0e}", "") if worst <= TOLERANCE else ("", f"predictions differ by {worst:.1e}")
+    )
 
 
 def drivers() -> tuple[str, ...]:

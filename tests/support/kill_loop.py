@@ -7,6 +7,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -166,5 +167,5 @@ def _lengths(output: Path) -> dict[str, float]:
     times.append(("end", events(output)[-1]["time"]))
     return {
         phase: max(0.05, following - start)
-        for (phase, start), (_, following) in zip(times, times[1:], strict=False)
+        for (phase, start), (_, following) in pairwise(times)
     }

@@ -104,14 +104,18 @@ class Job:
 
 
 def _clean_shared_memory() -> None:
-    """Remove the segments that killed ranks of Open MPI leave behind, and nobody uses."""
+    """Remove the segments that killed ranks of Open MPI leave behind, and nobody uses.
+
+    They are listed first: one that another job makes meanwhile is not among them.
+    """
+    there = list(Path("/dev/shm").glob("vader_segment.*"))
     used = set()
     for process in psutil.process_iter():
         try:
             used |= {area.path for area in process.memory_maps() if "vader_segment" in area.path}
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    for segment in Path("/dev/shm").glob("vader_segment.*"):
+    for segment in there:
         if str(segment) not in used:
             segment.unlink(missing_ok=True)
 

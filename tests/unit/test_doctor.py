@@ -17,11 +17,10 @@ from hpcnk.run import doctor
 from tests.conftest import small_deck
 from tests.support.mpi import HPCNK, hpcnk, launch, mpirun
 
-# Starts with what the launcher says of ranks, and without what MPI needs to meet the others.
-STRANGER = r"""
-for name in $(env | sed -n 's/^\(PMIX_[A-Za-z0-9_]*\|OMPI_MCA_ess[a-z_]*\|OMPI_MCA_orte[a-z_]*\)=.*/\1/p'); do
-    unset $name
-done
+# Starts a program with what Open MPI says of ranks, without what makes them meet.
+HIDDEN = r"^(PMIX_[A-Za-z0-9_]*|OMPI_MCA_ess[a-z_]*|OMPI_MCA_orte[a-z_]*)="
+STRANGER = f"""
+for name in $(env | grep -E '{HIDDEN}' | cut -d= -f1); do unset $name; done
 exec "$@"
 """
 SECOND = """

@@ -14,8 +14,8 @@ import pytest
 from hpcnk import store
 from hpcnk.data import hdf5 as data_hdf5
 from hpcnk.deck import read_deck
-from hpcnk.errors import DeckError, StorageError
-from hpcnk.store import attributes, documents
+from hpcnk.errors import DataError, DeckError, StorageError
+from hpcnk.store import attributes, documents, trust
 from hpcnk.store.journal import LINE_BYTES
 from hpcnk.tiling import TriangleGrid
 from tests.unit.deck_trial import check_layers
@@ -177,6 +177,40 @@ def test_more_rows_than_the_file_has_room_for_are_refused(tmp_path, rows):
     with h5py.File(path, "r+") as file:
         file.attrs["n"] = min(rows, 2**62)
     refuses(store.read_layout, path, match="expected|shape")
+
+
+def _claims(shape, offset=2048):
+    """A data set as HDF5 may describe it, where some versions of HDF5 refuse to."""
+    place = SimpleNamespace(get_offset=lambda: offset, get_storage_size=lambda: 0)
+    return SimpleNamespace(
+        shape=shape, dtype=np.dtype("f8"), id=place, chunks=None, name="x", nbytes=0
+    )
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        _claims((2**62, 0)),
+        _claims((2**33, 2**31)),
+        _claims((100,), 1 << 30),
+        _claims((100,), None),
+        _claims(None),
+    ],
+)
+def test_shapes_are_held_against_the_file_in_whole_numbers(arrays, claims):
+    refuses(trust._require_within, arrays, "x", claims, match="x has shape|x, of shape")
+    if claims.shape and 0 not in claims.shape:
+        with pytest.raises(DataError, match="should have"):
+            data_hdf5._refuse_incomplete(arrays, claims)
+
+
+def test_integers_of_fewer_bits_are_refused(arrays):
+    odd = h5py.h5t.STD_I16LE.copy()
+    odd.set_precision(12)
+    with h5py.File(arrays, "r+") as file:
+        del file["x"]
+        h5py.h5d.create(file.id, b"x", odd, h5py.h5s.create_simple((3,)))
+    refuses(store.check_arrays, arrays, match="no plain numbers")
 
 
 def test_a_file_cut_short_within_its_tiles_is_refused(kernel):
@@ -367,6 +401,25 @@ def test_a_data_set_whose_size_overflows_is_refused_before_it_is_read(tmp_path, 
     _claim(path, 1231, 2**31)
     monkeypatch.setattr(data_hdf5.np, "arange", None)
     refused("should have|cannot be read", "arrays", path)
+
+
+@pytest.mark.parametrize("growing", [False, True])
+def test_chunks_larger_than_their_bytes_can_make_are_refused(tmp_path, growing):
+    """HDF5 1.10 reads on behind the unpacked bytes, which ends the process."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for name, shape in {"x_train": (12, 37), "x_test": (5, 37)}.items():
+            most = (None, None) if growing else None
+            file.create_dataset(
+                name, data=np.ones(shape), chunks=shape, maxshape=most, compression="gzip"
+            )
+        file["y_train"], file["y_test"] = np.arange(12) % 3, np.arange(5) % 3
+    content = path.read_bytes()
+    chunks = b"".join(length.to_bytes(4, "little") for length in (12, 37, 8))
+    assert chunks in content
+    false = b"".join(length.to_bytes(4, "little") for length in (12, 2**24, 8))
+    path.write_bytes(content.replace(chunks, false))
+    refused("x_train should have|cannot be read", "arrays", path)
 
 
 def _bomb():

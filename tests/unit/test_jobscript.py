@@ -187,6 +187,7 @@ def test_the_program_is_this_python(made, site):
         (["--nodes", "0"], "expected an integer of at least 1, got '0'"),
         (["--nodes", "two"], "expected an integer of at least 1, got 'two'"),
         (["--ranks-per-node", "9"], "9 ranks, but a node of small has 8 cpus"),
+        (["--at-once", "2"], "there is one deck"),
         (["--time", "02:00:01"], "02:00:01 is longer than small allows, 02:00:00"),
         (["--time", "00:00:59"], "expected a time of at least a minute"),
         (["--time", "60"], "as HH:MM:SS or D-HH:MM:SS, got '60'"),

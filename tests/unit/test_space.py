@@ -14,6 +14,7 @@ from hpcnk.run.filesystem import FileSystem, file_system, find_mount, nearest
 from hpcnk.run.folder import Folder
 from hpcnk.run.space import Need, Rows, allocated, check_coherence, check_space, job_needs
 from hpcnk.store import TileWriter, create, mark_complete, read_layout
+from hpcnk.store.journal import LINE_BYTES
 from hpcnk.tiling import TriangleGrid
 from tests.conftest import small_deck
 from tests.support.dense import Single
@@ -44,8 +45,8 @@ def need(needs, name):
 
 def test_needs_are_those_of_the_plan(deck, tmp_path):
     needs = job_needs(Folder(tmp_path / "small"), deck, ROWS)
-    assert need(needs, "kernel.h5").missing == 3 * (TILE_BYTES + 54 + 4)
-    assert need(needs, "test_kernel.h5").missing == 2 * (TILE_BYTES + 54 + 4)
+    assert need(needs, "kernel.h5").missing == 3 * (TILE_BYTES + LINE_BYTES + 4)
+    assert need(needs, "test_kernel.h5").missing == 2 * (TILE_BYTES + LINE_BYTES + 4)
     systems = 3 * 2  # outputs, ridges
     assert need(needs, "results").missing == (120 * systems + 20 * 3) * 8
     assert need(needs, "the solver's checkpoints").missing == 2 * 3 * 100 * systems * 8
@@ -77,7 +78,7 @@ def test_tiles_on_a_disk_that_compresses_count_in_full(deck, tmp_path, monkeypat
             writer.put(number, np.ones((TILE, TILE)))
     monkeypatch.setattr(space, "allocated", lambda path: 512)
     one = need(job_needs(folder, deck, ROWS), "kernel.h5")
-    assert one.missing == TILE_BYTES + 54 + 4
+    assert one.missing == TILE_BYTES + LINE_BYTES + 4
 
 
 def test_holes_are_not_counted(tmp_path):
@@ -109,7 +110,7 @@ def test_the_numbers_in_the_message(tmp_path, monkeypatch):
 
 def test_a_file_larger_than_the_file_system_can_hold(tmp_path, monkeypatch):
     monkeypatch.setattr(space, "free_bytes", lambda place: 1 << 80)
-    with pytest.raises(StorageError, match="kernel.h5 will have .* cannot hold so large a file"):
+    with pytest.raises(StorageError, match=r"kernel.h5 will have .* cannot hold so large a file"):
         check_space(tmp_path, [Need("results", 1), Need("kernel.h5", (1 << 63) - (1 << 25))])
     assert not list(tmp_path.iterdir())
 

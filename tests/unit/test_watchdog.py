@@ -85,13 +85,13 @@ def test_a_disk_that_fails_is_no_error(signs, tmp_path):
     assert signs[1].read() == [None, None, None] and not signs[1].path.exists()
 
 
-def test_a_stall_ends_the_job(watched, signs, tmp_path):
+def test_a_stall_ends_the_job(watched, signs, tmp_path, timers):
     dog, ended = watched
-    start = time.monotonic()
     with dog:
         dog.enter("kernel")
         assert ended.wait(30)
-    assert time.monotonic() - start >= QUIET * LOOK
+    looks = len(timers) - 2  # for it is set at the start and at the end too
+    assert looks > QUIET
     assert "no progress on any of 3 rank(s)" in ended.message and "phase kernel" in ended.message
     assert "rank(s) 0, 2 did not answer" in ended.message
     (written,) = (tmp_path / "stacks").rglob("*.txt")

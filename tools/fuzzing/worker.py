@@ -8,6 +8,7 @@ JSON object: how many inputs it tried, and what fell out.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import resource
@@ -38,6 +39,7 @@ class Tally:
 def main(arguments: list[str]) -> None:
     """Try inputs FIRST, FIRST + 1, ... until COUNT are done or SECONDS over."""
     name, seed, first, count, seconds, folder = arguments
+    faulthandler.enable()  # where Python was when a library crashed
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGALRM, _too_slow)

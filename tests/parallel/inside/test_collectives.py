@@ -10,6 +10,7 @@ from scipy.linalg import solve as dense_solve
 
 from hpcnk import store
 from hpcnk.comm import (
+    FixedPointSums,
     FloatSums,
     agreement,
     any_rank,
@@ -22,10 +23,18 @@ from hpcnk.comm import (
 from hpcnk.engine import usable_cores
 from hpcnk.errors import StorageError
 from hpcnk.run.threads import threads_per_rank
-from hpcnk.solve import Limits, TileOperator, conjugate_gradient, cross_product, identity, pivoted_cholesky
+from hpcnk.solve import (
+    Limits,
+    TileOperator,
+    conjugate_gradient,
+    cross_product,
+    identity,
+    pivoted_cholesky,
+    preconditioner,
+)
 from hpcnk.store import files
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
-from tests.support.dense import kernel_matrix, tiles_of
+from tests.support.dense import Single, kernel_matrix, tiles_of
 
 pytestmark = pytest.mark.mpi
 
@@ -103,6 +112,28 @@ def test_the_root_works_for_all(comm):
         on_root(comm, fail)
 
 
+@pytest.mark.parametrize("sums", [FixedPointSums, FloatSums])
+def test_sums_over_the_ranks_are_the_sum(comm, sums, monkeypatch):
+    monkeypatch.setattr(reduce, "MAX_BYTES", 64)
+    addends = np.random.default_rng(0).normal(size=(11, 5, 3)) * [1.0, 1e-9, 1e12]
+    found = sums(comm).begin((8, 3), lambda: 60 * np.array([1.0, 1e-9, 1e12]))
+    alone = sums(Single()).begin((8, 3), lambda: 60 * np.array([1.0, 1e-9, 1e12]))
+    for number, addend in enumerate(addends):
+        rows = slice(number % 4, number % 4 + 5)
+        alone.add(rows, addend)
+        if number % comm.size == comm.rank:
+            found.add(rows, addend)
+    expected, total = alone.total(), found.total()
+    np.testing.assert_allclose(total, expected, rtol=1e-12)
+    assert sums is FloatSums or total.tobytes() == expected.tobytes()
+
+
+def test_a_sum_that_one_rank_cannot_add_is_nan_on_all(comm):
+    found = FixedPointSums(comm).begin((2, 1), lambda: np.array([10.0]))
+    found.add(slice(None), np.full((2, 1), np.inf if comm.rank == comm.size - 1 else 1.0))
+    assert np.isnan(found.total()).all()
+
+
 def test_any_rank(comm):
     assert any_rank(comm, comm.rank == comm.size - 1)
     assert not any_rank(comm, False)
@@ -118,13 +149,15 @@ def test_threads_are_shared_by_the_node(comm, monkeypatch):
 
 
 @pytest.mark.parametrize("n,tile", [(5, 8), (40, 7), (61, 16)])
-def test_solve_and_predict_are_the_dense_ones(comm, n, tile):
+def test_solve_and_predict_are_the_dense_ones(comm, n, tile, monkeypatch):
+    monkeypatch.setattr(preconditioner, "ROWS", 8)  # so that several ranks have some
     k = kernel_matrix(n + 9)
     train, test = k[:n, :n], np.ascontiguousarray(k[n:, :n])
     y = np.random.default_rng(3).normal(size=(n, 2))
     ridges = np.array([1e-2, 1e-2, 1e-4, 1e-4])
     grid, cross = TriangleGrid(n, tile), CrossGrid(9, n, tile)
-    operator = TileOperator(FloatSums(comm), n, tiles_of(train, grid, deal(grid, comm.size, comm.rank)))
+    mine = deal(grid, comm.size, comm.rank)
+    operator = TileOperator(FloatSums(comm), n, tiles_of(train, grid, mine))
     y4 = np.tile(y, (1, 2))
     np.testing.assert_allclose(operator.apply(y4), train @ y4, rtol=1e-12, atol=1e-12)
     np.testing.assert_array_equal(operator.column(n - 1), train[:, n - 1])
