@@ -68,9 +68,12 @@ BEFORE=$(progress)
 # In the background, for bash runs traps only between commands and in `wait`. A rank that dies alone
 # takes the others with it after --wait seconds, if its MPI does not do that at once.
 srun --wait=60 "${PROGRAM[@]}" run "$DECK" &
-SRUN=$!
-[ -z "$STOPPING" ] || kill -USR1 "$SRUN" # the signal came before srun
+SRUN=$! LAUNCHED=$SECONDS
 while :; do
+    if [ -n "$INTERRUPTED" ] && [ $((SECONDS - LAUNCHED)) -le 3 ]; then
+        sleep 1 # the signal may have come before srun, or have met bash in its place: once more
+        kill -USR1 "$SRUN" 2>/dev/null
+    fi
     INTERRUPTED=
     wait "$SRUN"
     CODE=$?

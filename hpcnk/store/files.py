@@ -22,8 +22,8 @@ _LITTLE = 1 << 20  # bytes; with less room than this a failed write is taken for
 _ADVICE = {
     errno.ENOSPC: "the file system is full: free space and start the same command again to resume",
     errno.EDQUOT: "your quota is used up: free space and start the same command again to resume",
-    errno.EFBIG: "the file system, or `ulimit -f`, forbids so large a file: raise the limit, or put "
-    "`output` elsewhere",
+    errno.EFBIG: "the file system, or `ulimit -f`, forbids so large a file: raise the limit, "
+    "or put `output` elsewhere",
     errno.EACCES: "check who may read and write there, or choose another `output`",
     errno.EROFS: "the file system is read-only; choose another `output`",
     errno.ENAMETOOLONG: "the name, or the whole path, is too long; choose a shorter `output`",

@@ -1,6 +1,7 @@
 """Where the output may be: each place works, or is refused in words."""
 
 import os
+import re
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
-from hpcnk.errors import UsageError
+from hpcnk.engine.build import built_library
+from hpcnk.errors import StorageError, UsageError
 from hpcnk.run.folder import Folder
 from hpcnk.run.output import require_apart
+from hpcnk.run.status import status
+from hpcnk.run.verify import verify
 from tests.conftest import small_deck
 from tests.support.folders import digest
 from tests.support.mpi import HPCNK, hpcnk, launch, mpirun
@@ -69,8 +73,8 @@ def test_odd_names(tmp_path, place, driver):
     assert ended.code == 0, ended.output
     output = os.path.normpath(folder / place)
     assert hpcnk(0, "verify", output, "--tiles", "0").code == 0
-    status = hpcnk(0, "status", output)
-    assert status.code == 0 and "Größe 2" in status.output, status.output
+    told = hpcnk(0, "status", output)
+    assert told.code == 0 and "Größe 2" in told.output, told.output
 
 
 def test_a_relative_path_is_relative_to_the_working_directory_of_rank_0(tmp_path):
@@ -86,14 +90,15 @@ def test_a_relative_path_is_relative_to_the_working_directory_of_rank_0(tmp_path
     assert ended.code == 0, ended.output
     assert (tmp_path / "here" / "runs" / "deep" / "one" / "predictions.h5").exists()
     assert not list((tmp_path / "there").iterdir())
-    status = hpcnk(0, "status", "runs/deep/one", cwd=tmp_path / "here")
-    assert status.code == 0 and "on 2 rank(s)" in status.output, status.output
+    told = hpcnk(0, "status", "runs/deep/one", cwd=tmp_path / "here")
+    assert told.code == 0 and "on 2 rank(s)" in told.output, told.output
 
 
 def test_the_home_folder(tmp_path):
     home = tmp_path / "home"
     home.mkdir()
-    ended = hpcnk(0, "run", deck_for(tmp_path, "~/runs"), environment={"HOME": str(home)})
+    environment = {"HOME": str(home), "HPCNK_CACHE": str(built_library().parent)}
+    ended = hpcnk(0, "run", deck_for(tmp_path, "~/runs"), environment=environment)
     assert ended.code == 0, ended.output
     assert (home / "runs" / "predictions.h5").exists()
 
@@ -136,11 +141,17 @@ def test_what_stands_in_the_way(tmp_path):
         "/".join(["d" * 200] * 21): "too long; choose a shorter `output`",
     }
     for place, words in ways.items():
-        refused(74, words, argument=deck_for(tmp_path, tmp_path / place), ranks=0)
-        for command in ("status", "verify"):
-            code = 74 if "long" in words else 2
-            refused(code, command=command, argument=tmp_path / place)
-    refused(74, ways["file"], argument=deck_for(tmp_path, tmp_path / "file"), ranks=2)
+        with pytest.raises(StorageError, match=re.escape(words)):
+            Folder(tmp_path / place).make()
+        expected = StorageError if "long" in words else UsageError
+        with pytest.raises(expected):
+            status(tmp_path / place)
+        with pytest.raises(expected):
+            verify(tmp_path / place, 0, 0)
+    for place in ("file", "e" * 300):
+        refused(74, ways[place], argument=deck_for(tmp_path, tmp_path / place), ranks=2)
+        code = 2 if place == "file" else 74
+        refused(code, str(tmp_path / place), command="status", argument=tmp_path / place)
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -31,8 +31,8 @@ def deck_of(folder, name, driver):
     path = folder / "images.npz"
     if not path.exists():
         rng = np.random.default_rng(0)
-        x, y = rng.normal(size=(80, 16, 16, 1)), rng.integers(0, 2, 80)
-        np.savez(path, x_train=x[:70], y_train=y[:70], x_test=x[70:], y_test=y[70:])
+        x, y = rng.normal(size=(60, 16, 16, 1)), rng.integers(0, 2, 60)
+        np.savez(path, x_train=x[:52], y_train=y[:52], x_test=x[52:], y_test=y[52:])
     data = {"path": str(path)}
     return small_deck(folder, name, data=data, kernel=LONG, store={"driver": driver})
 

@@ -166,6 +166,5 @@ def _lengths(output: Path) -> dict[str, float]:
     times = [(e["phase"], e["time"]) for e in events(output) if e["event"] == "phase"]
     times.append(("end", events(output)[-1]["time"]))
     return {
-        phase: max(0.05, following - start)
-        for (phase, start), (_, following) in pairwise(times)
+        phase: max(0.05, following - start) for (phase, start), (_, following) in pairwise(times)
     }

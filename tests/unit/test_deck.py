@@ -46,6 +46,8 @@ def test_defaults(read):
         "solve.tolerance": 1e-8,
         "solve.max_iterations": 1000,
         "solve.preconditioner": {"kind": "pivoted_cholesky", "rank": 200},
+        "solve.reproducible": False,
+        "solve.checkpoint": {"minutes": 10.0, "iterations": None},
         "store.driver": "auto",
         "watchdog.minutes": 120.0,
     }

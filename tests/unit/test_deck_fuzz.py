@@ -26,7 +26,7 @@ def read(tmp_path):
 
 
 WORDS = "name output data kernel solve store dataset digits path train count per_class seed layers"
-WORDS += " ridge tile preconditioner kind rank whitening regularization validation none cv8 driver"
+WORDS += " reproducible checkpoint minutes iterations watchdog ridge tile preconditioner kind rank whitening regularization validation none cv8 driver"
 KEYS = st.sampled_from([*WORDS.split(), "ridgee", "", "<<", "$", "a b"]) | st.text(max_size=5)
 SCALARS = (
     st.none()
@@ -122,6 +122,11 @@ GOOD_DECKS = st.fixed_dictionaries(
                 "preconditioner": st.none()
                 | st.fixed_dictionaries(
                     {"kind": st.just("pivoted_cholesky"), "rank": st.integers(1, 10**5)}
+                ),
+                "reproducible": st.booleans(),
+                "checkpoint": st.none()
+                | st.fixed_dictionaries(
+                    {"minutes": POSITIVE, "iterations": st.none() | st.integers(1, 10**6)}
                 ),
             }
         ),

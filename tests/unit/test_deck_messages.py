@@ -155,8 +155,8 @@ def test_mistakes_at_the_top(problems, line, sentence):
 def test_missing_sections_and_keys(problems):
     assert problems("data: {}\nkernel: {kind: ntk}\n") == [
         (1, "data.dataset: expected digits, cifar10 or arrays, got nothing: this key is required"),
-        (1, "solve: expected a mapping {ridge, tolerance, max_iterations, preconditioner}, got "
-         "nothing: this key is required"),
+        (1, "solve: expected a mapping {ridge, tolerance, max_iterations, preconditioner, "
+         "reproducible, checkpoint}, got nothing: this key is required"),
         (2, "kernel.layers: expected a preset such as cv8, {preset: fc, depth: 3}, or a list of "
          "layers, got nothing: this key is required"),
     ]  # fmt: skip
@@ -259,3 +259,17 @@ def test_a_layer_that_the_deck_does_not_spell_out(tmp_path):
     file.write_text(MINIMAL)
     with pytest.raises(DeckError, match=r"deck.yaml:2: kernel.layers: a pool of 2 on 1 x 1"):
         read_deck(file, check)
+
+
+def test_the_checkpoint_and_the_sums(problems):
+    section = "data: {dataset: digits}\nkernel: {layers: cv8}\nsolve:\n  ridge: 1\n"
+    assert problems(section + "  checkpoint: {iterations: 0}\n  reproducible: 1\n") == [
+        (5, "solve.checkpoint.iterations: expected an integer of at least 1, got 0"),
+        (6, "solve.reproducible: expected true or false, got 1"),
+    ]
+    assert problems(section + "  checkpoint: {minutes: 0}\n") == [
+        (5, "solve.checkpoint.minutes: expected a finite number above 0, got 0"),
+    ]
+    assert problems(section + "  checkpoint: often\n") == [
+        (5, "solve.checkpoint: expected {minutes: 10, iterations: 100} or none, got 'often'"),
+    ]

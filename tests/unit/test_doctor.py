@@ -194,6 +194,19 @@ def test_what_one_rank_finds_is_told_by_the_first():
     assert told == [finding("usable"), finding("on rank 2: gone", "look")]
 
 
+def test_only_the_second_rank_finds_something(tmp_path):
+    launcher = mpirun()
+    if launcher is None:
+        pytest.skip("no mpirun")
+    blind = ["env", "CXX=no-such-compiler", f"HPCNK_CACHE={tmp_path / 'cache'}"]
+    ranks = ["-n", "1", *HPCNK, "doctor", ":", "-n", "1", *blind, *HPCNK, "doctor"]
+    ended = launch(0, [launcher, *ranks])
+    assert ended.code == 1, ended.output
+    found = problems(ended.output)
+    assert list(found) == ["cpu"] and "on rank 1: " in found["cpu"], ended.output
+    assert "no-such-compiler" in found["cpu"]
+
+
 def test_an_invalid_deck_is_a_usage_error(tmp_path):
     path = tmp_path / "bad.yaml"
     path.write_text("name: [")
