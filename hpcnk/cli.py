@@ -13,6 +13,7 @@ from pathlib import Path
 from hpcnk.comm import abort, active, launcher, world
 from hpcnk.deck import manual
 from hpcnk.errors import BackendError, DeckError, HpcnkError, OutOfMemoryError
+from hpcnk.report import printable
 from hpcnk.version import __version__
 
 Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
@@ -41,10 +42,11 @@ def _fail(error: HpcnkError) -> int:
     """Tell of an error once: from rank 0 if all ranks have it, else end the other ranks too."""
     comm = active()
     if comm is not None and comm.size > 1 and not error.agreed:
-        abort(str(error), error.exit_code)
+        abort(printable(str(error)), error.exit_code)
     if launcher().rank == 0:
         # A deck's problems start with FILE:LINE, where editors look for it.
-        print(error if isinstance(error, DeckError) else f"hpcnk: {error}", file=sys.stderr)
+        text = str(error) if isinstance(error, DeckError) else f"hpcnk: {error}"
+        print(printable(text), file=sys.stderr)
     elif comm is None:
         time.sleep(GRACE)
     return error.exit_code
@@ -53,7 +55,7 @@ def _fail(error: HpcnkError) -> int:
 def _tell(text: str) -> None:
     """Print once, also when every rank of a job is told to."""
     if launcher().rank == 0:
-        print(text)
+        print(printable(text))
 
 
 def _build(path: Path) -> None:
@@ -155,7 +157,7 @@ def _stages() -> dict[str, Stage]:
 def _status(options: argparse.Namespace) -> int:
     from hpcnk.run.status import status
 
-    print("\n".join(status(options.dir)))
+    print(printable("\n".join(status(options.dir))))
     return 0
 
 
@@ -167,7 +169,7 @@ def _verify(options: argparse.Namespace) -> int:
     from hpcnk.run.verify import verify
 
     verdicts = verify(options.dir, options.tiles, options.seed)
-    print("\n".join(map(str, verdicts)))
+    print(printable("\n".join(map(str, verdicts))))
     return 0 if all(verdict.good for verdict in verdicts) else 74
 
 
@@ -231,11 +233,10 @@ def _parser() -> argparse.ArgumentParser:
 def _jobscript_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("decks", type=Path, nargs="+", metavar="DECK", help="the deck; several make a job array")
-    add("--site", required=True, help="a shipped site (an unknown name lists them), or the path "
-        "of a header like those in jobscripts/")  # fmt: skip
+    add("--site", required=True, help="name of a site (a wrong one lists them), or a header's path")
     add("--nodes", type=_positive, required=True, help="nodes of a job")
     add("--ranks-per-node", type=_positive, help="ranks of a node (default: the site's)")
-    add("--time", help="time limit, HH:MM:SS or D-HH:MM:SS (default: the site's longest)")
+    add("--time", help="HH:MM:SS or D-HH:MM:SS (default: by the plan, at most the site's longest)")
     add("--at-once", type=_positive, help="jobs of an array that may run at once (default: all)")
 
 

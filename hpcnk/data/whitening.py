@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import scipy.linalg
 from numpy.typing import NDArray
 
 from hpcnk.data.normalize import blocks
@@ -34,6 +33,8 @@ def fit_whitening(covariance: Float64, regularization: float) -> Float64:
 
     Raises DataError when C overflows, or is singular and the regularization does not help.
     """
+    import scipy.linalg  # takes longer to import than all else: only where it is needed
+
     if not np.isfinite(covariance).all():
         raise DataError("the covariance of x_train overflows", "rescale the inputs")
     d = len(covariance)

@@ -4,6 +4,8 @@ from hpcnk.report.document import markdown
 from hpcnk.report.events import EventLog
 from hpcnk.report.metrics import better, score
 from hpcnk.report.progress import Progress
+from hpcnk.report.shape import misfit_of_report, misfit_of_results
+from hpcnk.report.text import printable
 from hpcnk.report.units import count, duration, size
 
 __all__ = [
@@ -13,6 +15,9 @@ __all__ = [
     "count",
     "duration",
     "markdown",
+    "misfit_of_report",
+    "misfit_of_results",
+    "printable",
     "score",
     "size",
 ]

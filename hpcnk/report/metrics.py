@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
+
+from hpcnk.errors import SolveError
 
 
 def score(
@@ -16,8 +19,13 @@ def score(
     Classification: `predictions` (rows, classes) are scores, `target` (rows,) classes, `encoded`
     (rows, classes) their one-hot codes minus 1/classes, against which the squared error is taken.
     Regression: `predictions` and `target` (rows, outputs) are in the target's own units. R2 is
-    left out for fewer than two rows.
+    left out for fewer than two rows. Raises SolveError for a prediction that is not finite.
     """
+    if not np.isfinite(predictions).all():
+        raise SolveError(
+            "a prediction, in the units of the target, is not finite",
+            "rescale the target; `hpcnk verify` checks the folder",
+        )
     # Takes a second to import, which only the rank that scores should pay for.
     from sklearn.metrics import accuracy_score, mean_squared_error, r2_score
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from hpcnk.comm import broadcast, on_root
 from hpcnk.errors import StorageError
 from hpcnk.run.session import Session
-from hpcnk.solve import Snapshot, Systems
-from hpcnk.store import read_all_arrays, read_attributes, write_arrays
+from hpcnk.run.stored import refusal
+from hpcnk.solve import Snapshot, Systems, misfit_of_snapshot
+from hpcnk.store import read_all_arrays, read_attributes, storage_errors, write_arrays
 
 TURNS = (0, 1)
 PASSES = "passes"
@@ -32,13 +33,13 @@ class Checkpoints:
         self._turn = 0
         self._passes, self._time = 0, time.monotonic()
 
-    def newest(self) -> Snapshot | None:
-        """Return the newest sound state, None if there is none. Collective."""
+    def newest(self, rows: int, systems: int) -> Snapshot | None:
+        """Return the newest sound state of such systems, None if there is none. Collective."""
         comm = self._session.comm
         arrays: dict[str, NDArray[Any]] = {}
 
         def find() -> tuple[int, int, list[str]] | None:
-            found = self._newest()
+            found = self._newest(rows, systems)
             if found is None:
                 return None
             turn, passes, stored = found
@@ -51,18 +52,29 @@ class Checkpoints:
         self._turn, self._passes, names = found
         return {name: broadcast(comm, arrays.get(name)) for name in names}
 
-    def _newest(self) -> tuple[int, int, dict[str, NDArray[Any]]] | None:
+    def _newest(self, rows: int, systems: int) -> tuple[int, int, dict[str, NDArray[Any]]] | None:
         ages = {turn: self._age(turn) for turn in TURNS}
         for turn in sorted(TURNS, key=lambda turn: -ages[turn]):
             if ages[turn] < 0:
                 continue
             try:
                 arrays = read_all_arrays(self._paths[turn])
+                self._require_fit(turn, arrays, ages[turn], (rows, systems))
             except StorageError as error:
                 self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
                 continue
             return 1 - turn, ages[turn], arrays
         return None
+
+    def _require_fit(
+        self, turn: int, arrays: Snapshot, passes: int, shape: tuple[int, int]
+    ) -> None:
+        """Raise StorageError unless the arrays are a state of such systems."""
+        found = misfit_of_snapshot(arrays, *shape)
+        if not found and len(arrays["history"]) != passes:
+            found = f"{len(arrays['history'])} passes in its history, expected {passes}"
+        if found:
+            raise refusal(self._paths[turn], found)
 
     def _age(self, turn: int) -> int:
         """Return the passes over the kernel that a state has seen, -1 if it cannot be used."""
@@ -75,7 +87,8 @@ class Checkpoints:
             self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
             return -1
         fits = all(stored.get(key) == value for key, value in self._origin.items())
-        return int(stored[PASSES]) if fits and PASSES in stored else -1
+        passes = stored.get(PASSES)
+        return passes if fits and type(passes) is int else -1
 
     def is_due(self, systems: Systems) -> bool:
         """Return whether it is time for the next one, by this rank's clock."""
@@ -103,6 +116,7 @@ class Checkpoints:
         self._session.events.write("checkpoint", file=path.name, iteration=systems.passes)
 
     def remove(self) -> None:
-        """Delete both files. One rank calls this."""
+        """Delete both files. One rank calls this. Raises StorageError."""
         for path in self._paths:
-            path.unlink(missing_ok=True)
+            with storage_errors("removing", path):
+                path.unlink(missing_ok=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcnk.errors import StorageError
-from hpcnk.report import markdown
-from hpcnk.store import storage_errors, write_text
+from hpcnk.report import markdown, misfit_of_report, printable
+from hpcnk.store import read_mapping, storage_errors, write_text
 
 _REWRITTEN = "remove it; `hpcnk run` writes it anew and computes no tile again"
 
@@ -94,20 +94,22 @@ class Folder:
             return path.exists()
 
     def read_report(self) -> dict[str, Any]:
-        """Return the report as far as it goes, empty before the first stage."""
-        try:
-            report = json.loads(self.report.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise StorageError(f"{self.report} cannot be read: {error}", _REWRITTEN) from error
-        if not (isinstance(report, dict) and isinstance(report.get("warnings"), dict)):
-            raise StorageError(f"{self.report} is no report of hpcnk", _REWRITTEN)
+        """Return the report as far as it goes, empty before the first stage.
+
+        Raises StorageError if it cannot be read, or is not what hpcnk writes.
+        """
+        with storage_errors("reading", self.report):
+            try:
+                report = read_mapping(self.report)
+            except FileNotFoundError:
+                return {}
+        if found := misfit_of_report(report):
+            raise StorageError(f"{self.report} is no report of hpcnk: {found}", _REWRITTEN)
         return report
 
     def update_report(self, **fields: Any) -> dict[str, Any]:
         """Add or replace fields of the report, and write both its forms. One rank calls this."""
         report = {**self.read_report(), **fields}
         write_text(self.report, json.dumps(report, indent=2) + "\n")
-        write_text(self.report.with_suffix(".md"), markdown(report))
+        write_text(self.report.with_suffix(".md"), printable(markdown(report)))
         return report

@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcnk.store import write_text
+from hpcnk.errors import StorageError
+from hpcnk.store import open_own, read_regular, write_text
 
 _LINE = re.compile(r"(\S{20}) (\d{12}) (.{12}) (busy   |stalled)\n")
 LINE_BYTES = 20 + 1 + 12 + 1 + 12 + 1 + 7 + 1
@@ -44,8 +45,8 @@ class Heartbeats:
         """Write this rank's line."""
         state = "stalled" if sign.stalled else "busy   "
         line = f"{self.run} {sign.beats:012d} {sign.phase:12.12} {state}\n"
-        with suppress(OSError):
-            handle = os.open(self.path, os.O_WRONLY)
+        with suppress(OSError, StorageError):
+            handle = open_own(self.path, os.O_WRONLY)
             try:
                 os.pwrite(handle, line.encode("ascii", "replace"), self.rank * LINE_BYTES)
             finally:
@@ -54,8 +55,9 @@ class Heartbeats:
     def read(self) -> list[Sign | None]:
         """Return the sign of every rank, None where there is none."""
         try:
-            text = self.path.read_bytes().decode("ascii", "replace")
-        except OSError:
+            most = self.size * LINE_BYTES
+            text = read_regular(self.path, most, os.O_NOFOLLOW).decode("ascii", "replace")
+        except (OSError, StorageError):
             text = ""
         starts = range(0, self.size * LINE_BYTES, LINE_BYTES)
         return [self._sign(text[start : start + LINE_BYTES]) for start in starts]

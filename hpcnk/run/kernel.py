@@ -23,6 +23,7 @@ from hpcnk.run.prepare import require_inputs
 from hpcnk.run.provenance import require_same
 from hpcnk.run.session import Session
 from hpcnk.run.space import full_disk_explained, require_disk
+from hpcnk.run.stored import require_grid
 from hpcnk.run.work import Work, engine_of_rank, ready_blocks, works
 from hpcnk.store import (
     Layout,
@@ -33,6 +34,7 @@ from hpcnk.store import (
     mark_complete,
     read_journals,
     read_layout,
+    require_regular,
 )
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal
 
@@ -100,7 +102,10 @@ def _open(session: Session, work: Work) -> _Opened:
     if not work.path.exists():
         create(work.path, work.grid, session.deck.kernel.dtype, work.provenance)
     layout = read_layout(work.path)
+    if not layout.complete:
+        require_regular(work.path)
     note = require_same(work.path, layout.provenance, work.provenance, layout.complete)
+    require_grid(layout, work.grid, session.deck.kernel.dtype)
     if note:
         session.warn("kernel", note)
     return _Opened(layout, frozenset() if layout.complete else frozenset(read_journals(layout)))

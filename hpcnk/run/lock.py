@@ -24,7 +24,7 @@ from pathlib import Path
 
 from hpcnk.errors import UsageError
 from hpcnk.run.filesystem import file_system
-from hpcnk.store import storage_errors
+from hpcnk.store import open_own, storage_errors
 
 PATIENCE = 10.0  # seconds to wait for a run that is just ending
 SETTLE = 1.0  # seconds after which, of two runs that wrote their text at once, the last one counts
@@ -78,7 +78,7 @@ class FolderLock:
         other run, if it still holds the lock after `PATIENCE`.
         """
         with storage_errors("opening", self.path):
-            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+            self._handle = open_own(self.path, os.O_RDWR | os.O_CREAT)
             locked = self._lock()
             before = _read(self._handle)
             warning = "" if locked else self._require_gone(before)
@@ -151,7 +151,7 @@ def running_holder(folder: Path) -> str:
     if not path.exists():
         return ""
     with storage_errors("reading", path):
-        handle = os.open(path, os.O_RDONLY)
+        handle = open_own(path, os.O_RDONLY)
         try:
             holder = _read(handle)
             if _is_locked(handle):
@@ -163,8 +163,8 @@ def running_holder(folder: Path) -> str:
 
 
 def read_holder(path: Path) -> Holder | None:
-    """Return who a lock file names, None if nobody. Raises OSError."""
-    handle = os.open(path, os.O_RDONLY)
+    """Return who a lock file names, None if nobody. Raises OSError, StorageError."""
+    handle = open_own(path, os.O_RDONLY)
     try:
         return _read(handle)
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,10 +22,11 @@ from hpcnk.run.provenance import (
 from hpcnk.run.repair import repair
 from hpcnk.run.session import Session
 from hpcnk.run.solve import DO_NOT_TRUST, require_complete, usable
+from hpcnk.run.stored import read_labels, read_solution
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.solve import cross_product
 from hpcnk.solve.operator import HeldTile
-from hpcnk.store import Layout, TileReader, read_arrays, read_attributes, read_shape, write_arrays
+from hpcnk.store import Layout, TileReader, read_attributes, read_shape, write_arrays
 from hpcnk.tiling import deal
 
 Array = NDArray[np.float64]
@@ -111,8 +111,7 @@ def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
     if ridges != origin["solve.ridge"]:
         raise UsageError(f"{path} was solved for the ridges {ridges}", advice)
     require_same(path, stored, origin, complete=True)
-    alpha, results = read_arrays(path, "alpha", "results")
-    return alpha, json.loads(results.tobytes())
+    return read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
 
 
 def _stream(session: Session, layout: Layout, damaged: list[int]) -> Iterator[HeldTile]:
@@ -135,7 +134,7 @@ def _record(session: Session, product: Array, results: Results) -> None:
     """Write the predictions, product (ridges, rows, outputs) decoded, and score them."""
     folder, targets = session.folder, read_targets(session.folder.inputs)
     predictions = [targets.decode(part) for part in product]
-    target, encoded = read_arrays(folder.inputs, "target_test", "y_test")
+    encoded, target = read_labels(folder.inputs, "test")
     arrays = {f"test/{i}": values for i, values in enumerate(predictions)}
     with session.faults.writing("predict", folder.predictions):
         write_arrays(folder.predictions, {**arrays, "test/target": target}, {"task": targets.task})

@@ -12,6 +12,7 @@ from hpcnk.run.folder import Folder
 from hpcnk.run.prepare_memory import require_prepare_memory
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
+from hpcnk.run.stored import check_inputs
 from hpcnk.store import check_arrays, read_attributes, write_arrays
 
 
@@ -45,6 +46,7 @@ def _require_inputs(session: Session) -> dict[str, Any]:
     path = session.folder.inputs
     stored = read_attributes(path)
     require_same(path, stored, _attributes(inputs_provenance(session.deck)), complete=True)
+    check_inputs(path, stored)
     return stored
 
 

@@ -46,7 +46,7 @@ def repair(
 
 def _require_backend(layout: Layout, work: Work, damaged: list[int]) -> None:
     """Refuse to mix tiles of two engines in one file. The same on all ranks."""
-    was, now = (made["kernel.backend"] for made in (layout.provenance, work.provenance))
+    was, now = (made.get("kernel.backend") for made in (layout.provenance, work.provenance))
     if was != now:
         raise _agreed(
             f"{_named(damaged)} of {layout.path} is damaged, and was made by the back end {was}; "

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from threadpoolctl import threadpool_limits
 
-from hpcnk.comm import Communicator, on_root
+from hpcnk.comm import Communicator, agreement, on_root
 from hpcnk.deck import Deck
 from hpcnk.kernels import Architecture, parse
-from hpcnk.report import EventLog
+from hpcnk.report import EventLog, printable
 from hpcnk.run.faults import Faults
 from hpcnk.run.folder import Folder
 from hpcnk.run.output import open_folder
@@ -41,7 +41,7 @@ class Session:
     def say(self, text: str) -> None:
         """Print one line, on rank 0 alone."""
         if self.root:
-            print(text, flush=True)
+            print(printable(text), flush=True)
 
     def enter(self, stage: str) -> None:
         """Tell the log and the watchdog which stage begins."""
@@ -78,7 +78,8 @@ def open_session(deck: Deck, comm: Communicator) -> Session:
     folder, taken = open_folder(deck, comm)
     threads = threads_per_rank(comm)
     threadpool_limits(threads)
-    events = EventLog(folder.events if comm.rank == 0 else None)
+    with agreement(comm):
+        events = EventLog(folder.events if comm.rank == 0 else None)
     minutes = deck.watchdog.minutes if deck.watchdog else None
     watchdog = open_watchdog(minutes, folder.path, comm)
     parts = (parse(deck.kernel.layers), threads, events, faults, watchdog)

@@ -34,6 +34,7 @@ from hpcnk.run.provenance import (
 from hpcnk.run.repair import STAGE, repair
 from hpcnk.run.session import Session
 from hpcnk.run.solve_memory import require_solve_memory
+from hpcnk.run.stored import grid_of, read_labels, read_solution, require_grid
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.solve import (
     Limits,
@@ -52,7 +53,6 @@ from hpcnk.solve.preconditioner import Precondition
 from hpcnk.store import (
     Layout,
     TileReader,
-    read_arrays,
     read_attributes,
     read_layout,
     write_arrays,
@@ -122,12 +122,12 @@ def _solved_before(session: Session, origin: dict[str, str]) -> Results | None:
         stored = read_attributes(path)
         if any(stored.get(key) != value for key, value in origin.items()):
             return None
-        _, results = read_arrays(path, "alpha", "results")
+        _, results = read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
     except StorageError as error:
         session.warn(STAGE, f"solved anew, for {error.what}")
         return None
     session.say("solve: complete already")
-    return json.loads(results.tobytes())
+    return results
 
 
 def _solve_anew(
@@ -139,7 +139,7 @@ def _solve_anew(
     session.faults.step("solve")  # the first pass begins; the others do so in `_observe`
     operator = _load(session, layout, contents)
     _warn_of_rounding(session, layout)
-    y, target = read_arrays(session.folder.inputs, "y_train", "target_train")
+    y, target = read_labels(session.folder.inputs, "train")
     validation = _validate(session, operator, y, target, origin)
     everything = np.ones(operator.n, bool)
     systems = _solve(session, operator, y, everything, ("all", "all training rows"), origin)
@@ -162,6 +162,9 @@ def _complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
         )
     wanted = settings_provenance(session.deck, session.architecture) | contents
     require_same(path, layout.provenance, wanted, complete=True)
+    folder, kernel = session.folder, session.deck.kernel
+    grid = grid_of(folder.inputs, kernel.tile, test=path == folder.test_kernel)
+    require_grid(layout, grid, kernel.dtype)
     return layout
 
 
@@ -248,7 +251,7 @@ def _solve(
     ridges = np.array(deck.ridge) * scale
     outputs = y.shape[1]
     checkpoints = Checkpoints(session, name, origin)
-    start = checkpoints.newest()
+    start = checkpoints.newest(len(y), len(ridges) * outputs)
     if start is not None:
         session.say(f"solve: {rows}: going on after {len(start['history'])} passes")
     solution = conjugate_gradient(

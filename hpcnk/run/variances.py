@@ -88,16 +88,17 @@ def _open(session: Session, engine: Engine, contents: dict[str, Any]) -> Varianc
     wanted = variances_provenance(
         session.deck, architecture, (engine.backend, dtype.name), contents
     )
-    if folder.variances.exists():
-        layout = read_variances_layout(folder.variances)
-        changed = differences(layout.provenance, wanted)
-        if layout.complete and not changed:
-            return layout
-        if changed:
-            session.say(f"variances: computed anew, for they are of something else: {changed[0]}")
     shapes = _shapes(folder)
     rows = {part: shape[0] for part, shape in shapes.items()}
     count = positions(architecture, shapes[PARTS[0]][1:])
+    if folder.variances.exists():
+        layout = read_variances_layout(folder.variances)
+        changed = differences(layout.provenance, wanted)
+        fits = (layout.rows, layout.positions, layout.dtype) == (rows, count, dtype)
+        if layout.complete and fits and not changed:
+            return layout
+        if changed:
+            session.say(f"variances: computed anew, for they are of something else: {changed[0]}")
     return create_variances(folder.variances, rows, count, dtype, wanted)
 
 

@@ -16,15 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
-from hpcnk.errors import UsageError
+from hpcnk.errors import ArchitectureError, DataError, UsageError
 from hpcnk.kernels import parse
+from hpcnk.report import size
+from hpcnk.run.available import available_memory
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.folder import Folder
+from hpcnk.run.memory import FLOAT64
+from hpcnk.run.stored import check_inputs, grid_of, refusal, require_grid
 from hpcnk.store import (
     Layout,
     TileReader,
     VariancesReader,
     check_arrays,
+    read_attributes,
     read_layout,
     read_variances_layout,
 )
@@ -32,6 +37,7 @@ from hpcnk.tiling import Tile
 
 BOUNDS = {"float32": (5e-6, 2e-3), "float64": (1e-11, 1e-6)}  # relative: nearly all, every entry
 NEARLY_ALL = 0.99
+COPIES = 5  # of a tile in float64, while it is compared
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,8 @@ class Verdict:
 def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
     """Check all arrays and tiles in an output folder; compute `sample` tiles of each file anew.
 
-    Raises UsageError when there is nothing to check, StorageError for a damaged array.
+    Raises UsageError when there is nothing to check or too little memory for a tile, StorageError
+    for a damaged array, and where files do not fit together.
     """
     folder = Folder(path)
     files = [file for file in (folder.kernel, folder.test_kernel) if folder.holds(file)]
@@ -74,6 +81,8 @@ def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
     for arrays in (folder.inputs, folder.solution, folder.predictions):
         if arrays.exists():
             check_arrays(arrays)
+    if folder.inputs.exists():
+        check_inputs(folder.inputs, read_attributes(folder.inputs))
     if folder.variances.exists():
         _check_variances(folder.variances)
     return [_verify(folder, read_layout(file), sample, seed) for file in files]
@@ -88,11 +97,15 @@ def _check_variances(path: Path) -> None:
 
 
 def _verify(folder: Folder, layout: Layout, sample: int, seed: int) -> Verdict:
+    _require_memory(layout, sample)
     with TileReader(layout) as reader:
         finished = sorted(reader.checksums)
         damaged = [number for number in finished if not reader.intact(number)]
         sound = [number for number in finished if number not in set(damaged)]
         chosen = np.random.default_rng(seed).permutation(sound)[:sample].tolist()
+        if chosen:
+            test = layout.path == folder.test_kernel
+            require_grid(layout, grid_of(folder.inputs, layout.grid.tile, test))
         compute = _Recomputation(folder, layout)
         differences = {
             number: compute.difference(layout.grid.at(number), reader.read(number))
@@ -110,17 +123,24 @@ class _Recomputation:
     """Computes tiles of one file in float64 from the stored inputs alone."""
 
     def __init__(self, folder: Folder, layout: Layout) -> None:
-        made = layout.provenance
-        backend = "reference" if made["kernel.backend"] == "reference" else "cpu"
         threads = asked_threads() or len(usable_cores())
-        self._engine: Engine = make_engine(
-            parse(made["kernel.layers"]), made["kernel.kind"], "float64", backend, threads
-        )
+        self._engine: Engine = _engine(layout, threads)
+        self._path = layout.path
         self._left = "x_train" if layout.path == folder.kernel else "x_test"
         self._blocks = Blocks(self._engine, folder.inputs)
 
     def difference(self, tile: Tile, stored: NDArray) -> tuple[float, float]:
-        """Return the 99 % quantile and the largest of |stored - exact| / sqrt(K(x,x) K(x',x'))."""
+        """Return the 99 % quantile and the largest of |stored - exact| / sqrt(K(x,x) K(x',x')).
+
+        Raises StorageError if the network cannot take the inputs.
+        """
+        try:
+            return self._difference(tile, stored)
+        except (ArchitectureError, DataError) as error:
+            what = f"it cannot be computed again from the inputs: {error.what}"
+            raise refusal(self._path, what) from error
+
+    def _difference(self, tile: Tile, stored: NDArray) -> tuple[float, float]:
         left = self._blocks.at(self._left, tile.rows)
         right = self._blocks.at("x_train", tile.columns)
         engine = self._engine
@@ -129,6 +149,33 @@ class _Recomputation:
         relative = np.abs(stored - exact) / np.maximum(scale, np.finfo(float).tiny)
         relative[~np.isfinite(relative)] = np.inf
         return float(np.quantile(relative, NEARLY_ALL, method="lower")), float(relative.max())
+
+
+def _engine(layout: Layout, threads: int) -> Engine:
+    """Return the engine for the network that a tile file names. Raises StorageError if none."""
+    made = layout.provenance
+    layers, kind = made.get("kernel.layers"), made.get("kernel.kind")
+    if not isinstance(layers, list) or not isinstance(kind, str):
+        raise refusal(layout.path, "it does not say of which network it is")
+    backend = "reference" if made.get("kernel.backend") == "reference" else "cpu"
+    try:
+        architecture = parse(layers)
+        architecture.check_kind(kind)
+    except ArchitectureError as error:
+        raise refusal(layout.path, f"it is of no network: {error.what}") from error
+    return make_engine(architecture, kind, "float64", backend, threads)
+
+
+def _require_memory(layout: Layout, sample: int) -> None:
+    """Raise UsageError if a tile, and the same in float64, do not go into memory."""
+    copies = COPIES if sample else 0
+    need, there = layout.tile_bytes + copies * FLOAT64 * layout.grid.tile**2, available_memory()
+    if there is not None and need > there:
+        raise UsageError(
+            f"{layout.path} has tiles of {layout.grid.tile}: checking one needs {size(need)} of "
+            f"memory, and {size(there)} are free",
+            "verify it on a larger machine, with --tiles 0 if its checksums are enough",
+        )
 
 
 def _listed(numbers: list[int]) -> str:

@@ -13,6 +13,7 @@ stacks and ends the process once looks stay away. It does go by the clock.
 from __future__ import annotations
 
 import faulthandler
+import os
 import sys
 import threading
 import time
@@ -22,9 +23,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from hpcnk.comm import Communicator, abort, on_root
-from hpcnk.errors import HpcnkError
+from hpcnk.errors import HpcnkError, StorageError
 from hpcnk.report import duration
 from hpcnk.run.heartbeat import Heartbeats, Sign, create_heartbeats
+from hpcnk.store import make_own_folder, open_own, require_own_folder
 
 LOOKS = 20
 # A sign takes one look to be written and one to be read: a beat less than the time limit after the
@@ -34,6 +36,7 @@ TIMER = QUIET + 2  # looks; when the others have found the stall, and before the
 ANSWER = 3  # looks to wait for the others' stacks, and
 GRACE = 2.0  # seconds
 STDERR = 2
+STACKS = "stacks"  # the folder
 _SHOWN = 8  # ranks that a message names
 
 Signs = list[Sign | None]
@@ -119,11 +122,13 @@ class Watchdog:
         found = stacks()
         head = f"hpcnk: rank {signs.rank} of {signs.size} stands still in the phase {self._phase}"
         print(f"{head}\n{found[0]}", file=sys.stderr, flush=True)
-        with suppress(OSError):
-            folder = self._stacks / signs.run
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"rank-{signs.rank:06d}.txt"
-            path.write_text("\n".join([head, *found]), encoding="utf-8")
+        with suppress(OSError, StorageError):
+            make_own_folder(self._stacks)
+            make_own_folder(self._stacks / signs.run)
+            path = self._stacks / signs.run / f"rank-{signs.rank:06d}.txt"
+            handle = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write("\n".join([head, *found]))
 
     def _silent(self, signs: Heartbeats, patience: float) -> list[int]:
         """Wait for all ranks' stacks; return the ranks that have not written theirs in time."""
@@ -160,13 +165,19 @@ class Watchdog:
 def open_watchdog(minutes: float | None, folder: Path, comm: Communicator) -> Watchdog:
     """Make the watchdog of this rank; None for one that does nothing. Collective.
 
-    Raises StorageError when the file of signs cannot be made.
+    Raises StorageError when the file of signs cannot be made, or the folder of stacks is none.
     """
     if minutes is None:
         return Watchdog(0, None, folder)
     path = folder / "heartbeat"
-    run = on_root(comm, lambda: create_heartbeats(path, comm.size))
-    return Watchdog(minutes, Heartbeats(path, run, comm.rank, comm.size), folder / "stacks")
+    run = on_root(comm, lambda: _begin(folder / STACKS, path, comm.size))
+    return Watchdog(minutes, Heartbeats(path, run, comm.rank, comm.size), folder / STACKS)
+
+
+def _begin(stacks: Path, signs: Path, size: int) -> str:
+    """Make the file of signs, where stacks can be written when there are any."""
+    require_own_folder(stacks)
+    return create_heartbeats(signs, size)
 
 
 def stacks() -> list[str]:

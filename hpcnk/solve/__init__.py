@@ -10,6 +10,7 @@ from hpcnk.solve.conjugate_gradient import (
 )
 from hpcnk.solve.operator import Restricted, TileOperator, cross_product
 from hpcnk.solve.preconditioner import LowRank, identity, pivoted_cholesky
+from hpcnk.solve.snapshot import misfit_of_snapshot
 
 __all__ = [
     "Limits",
@@ -23,5 +24,6 @@ __all__ = [
     "conjugate_gradient",
     "cross_product",
     "identity",
+    "misfit_of_snapshot",
     "pivoted_cholesky",
 ]

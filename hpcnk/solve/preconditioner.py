@@ -15,7 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from scipy.linalg import eigh
 
 from hpcnk.comm import Communicator, Sums, assemble_rows, on_root, sum_over_ranks
 from hpcnk.solve.operator import SLACK, Array, Operator
@@ -126,6 +125,8 @@ def _eigenpairs(operator: Operator, factor: Array) -> tuple[Array, Array]:
 
     One rank diagonalises for all: two kinds of processors could choose opposite signs.
     """
+    from scipy.linalg import eigh  # takes longer to import than all else: only where it is needed
+
     rank = factor.shape[1]
     trace = operator.diagonal().sum()  # L L^T has at most that of K
     gram = operator.sums.begin((rank, rank), lambda: np.full(rank, SLACK * trace))

@@ -13,15 +13,18 @@ from hpcnk.store.arrays import (
     read_all_arrays,
     read_arrays,
     read_attributes,
+    read_forms,
     read_rows,
     read_shape,
     write_arrays,
     write_text,
 )
+from hpcnk.store.documents import parse_mapping, read_mapping, read_regular
 from hpcnk.store.drivers import Driver, choose_driver, library
 from hpcnk.store.files import storage_errors
 from hpcnk.store.journal import finished_tiles, read_journals
 from hpcnk.store.layout import Layout, create, read_layout
+from hpcnk.store.own import make_own_folder, open_own, require_own_folder, require_regular
 from hpcnk.store.provenance import differences
 from hpcnk.store.reader import TileReader
 from hpcnk.store.variances import (
@@ -50,17 +53,25 @@ __all__ = [
     "differences",
     "finished_tiles",
     "library",
+    "make_own_folder",
     "mark_complete",
     "mark_variances_complete",
+    "open_own",
+    "parse_mapping",
     "read_all_arrays",
     "read_arrays",
     "read_attributes",
+    "read_forms",
     "read_journals",
     "read_layout",
+    "read_mapping",
+    "read_regular",
     "read_rows",
     "read_shape",
     "read_variances_layout",
     "replace_tile",
+    "require_own_folder",
+    "require_regular",
     "storage_errors",
     "variances_bytes",
     "write_arrays",

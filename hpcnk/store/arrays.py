@@ -98,6 +98,13 @@ def read_shape(path: Path, name: str) -> tuple[int, ...]:
         return tuple(own_dataset(path, file, name).shape)
 
 
+def read_forms(path: Path, *names: str) -> list[tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and type of arrays. Raises StorageError."""
+    with open_hdf5(path) as file:
+        found = (own_dataset(path, file, name) for name in names)
+        return [(tuple(dataset.shape), dataset.dtype) for dataset in found]
+
+
 def read_rows(path: Path, name: str, rows: slice) -> NDArray[Any]:
     """Return some rows of one array."""
     with open_hdf5(path) as file:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpcnk.errors import UsageError
 from hpcnk.store import files
 from hpcnk.store.layout import Layout
+from hpcnk.store.own import open_own
 
 
 class Driver(Protocol):
@@ -43,7 +44,7 @@ class Posix:
 
     def __init__(self, layout: Layout, comm: Any) -> None:
         self._layout = layout
-        self._handle = os.open(layout.path, os.O_RDWR)
+        self._handle = open_own(layout.path, os.O_RDWR)
 
     def write(self, number: int, tile: NDArray[Any]) -> None:
         """Write one whole tile."""
@@ -65,9 +66,9 @@ class Mpio:
     any_thread = False
 
     def __init__(self, layout: Layout, comm: Any) -> None:
+        self._handle = open_own(layout.path, os.O_RDWR)
         self._file = h5py.File(layout.path, "r+", driver="mpio", comm=comm)
         self._tiles = self._file["tiles"]
-        self._handle = os.open(layout.path, os.O_RDWR)
 
     def write(self, number: int, tile: NDArray[Any]) -> None:
         """Write one whole tile, by rows so that no transfer exceeds the limit of MPI-IO."""

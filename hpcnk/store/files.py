@@ -6,7 +6,7 @@ import errno
 import os
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def storage_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, KeyError, RuntimeError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        reason = getattr(error, "strerror", None) or (str(error) or repr(error)).splitlines()[0]
         # MPI-IO and HDF5 do not pass the system's reason on, so look whether the disk is full.
         number = getattr(error, "errno", None) or (errno.ENOSPC if _full(path) else 0)
         advice = _ADVICE.get(number, "check the path and the disk")
@@ -67,7 +67,8 @@ def published(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
             sync_file(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong before is what must be told
+            temporary.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:

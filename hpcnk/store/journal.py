@@ -17,6 +17,7 @@ from pathlib import Path
 from hpcnk.store.documents import read_regular
 from hpcnk.store.files import storage_errors, sync_file
 from hpcnk.store.layout import Layout
+from hpcnk.store.own import make_own_folder, require_own_folder
 
 _LINE = re.compile(rb"(\d{12}) ([0-9a-f]{8}) ([0-9a-f]{32})")
 LINE_BYTES = 12 + 1 + 8 + 1 + 32 + 1
@@ -30,7 +31,7 @@ class Journal:
 
     def __init__(self, layout: Layout, rank: int) -> None:
         folder = layout.journal
-        folder.mkdir(exist_ok=True)
+        make_own_folder(folder)
         self.path = folder / f"{time.time_ns():020d}-{os.getpid()}-{rank:06d}.log"
         self._id = layout.id
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
@@ -60,6 +61,7 @@ def read_journals(layout: Layout) -> dict[int, int]:
     finished: dict[int, int] = {}
     count = layout.grid.count
     with storage_errors("reading", layout.journal):
+        require_own_folder(layout.journal)
         for path in _journals(layout.journal):
             content = read_regular(path, (count + _SPARE) * LINE_BYTES, os.O_NOFOLLOW)
             for line in content.split(b"\n")[:-1]:  # what follows the last \n is torn

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from hpcnk.store.attributes import read_text, require_format
 from hpcnk.store.documents import parse_provenance
 from hpcnk.store.files import checksum, published, raw, read_at, storage_errors, sync_file, write_at
 from hpcnk.store.hdf5 import lay_out, open_hdf5
+from hpcnk.store.own import open_own
 from hpcnk.store.trust import own_dataset, own_group, own_offset, refusal
 
 FORMAT = "hpcnk variances 2"
@@ -42,6 +43,7 @@ _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 _MOST_PARTS = 16  # an inputs file has two
 
 Shapes = dict[str, tuple[tuple[int, ...], np.dtype]]
+Opening = Callable[[Path], int]  # gives a handle
 
 
 @dataclass(frozen=True)
@@ -143,10 +145,10 @@ def _table(path: Path, file: h5py.File, part: str) -> h5py.Dataset:
 class _Open:
     """The file's raw bytes, for reading or writing."""
 
-    def __init__(self, layout: VariancesLayout, flags: int) -> None:
+    def __init__(self, layout: VariancesLayout, begin: Opening) -> None:
         self.layout = layout
         with storage_errors("opening", layout.path):
-            self._handle = os.open(layout.path, flags)
+            self._handle = begin(layout.path)
 
     def close(self) -> None:
         """Close the file."""
@@ -175,7 +177,7 @@ class VariancesWriter(_Open):
     """Adds rows to a file. Needs no partner: ranks write different rows."""
 
     def __init__(self, layout: VariancesLayout) -> None:
-        super().__init__(layout, os.O_RDWR)
+        super().__init__(layout, lambda path: open_own(path, os.O_RDWR))
 
     def put(self, part: str, start: int, variances: NDArray[Any], diagonal: NDArray[Any]) -> None:
         """Store whole blocks of rows from the row `start`, the first of a block."""
@@ -197,7 +199,7 @@ class VariancesWriter(_Open):
 def mark_variances_complete(layout: VariancesLayout) -> None:
     """Set the byte that says complete, when all ranks have synced. One rank calls this."""
     with storage_errors("completing", layout.path):
-        with open(layout.path, "r+b") as file:
+        with open(open_own(layout.path, os.O_RDWR), "r+b") as file:
             write_at(file.fileno(), memoryview(b"\x01"), layout.offsets[_COMPLETE])
         sync_file(layout.path)
 
@@ -206,7 +208,7 @@ class VariancesReader(_Open):
     """Reads rows of a complete file, each block checked on the way. Any number of ranks may."""
 
     def __init__(self, layout: VariancesLayout) -> None:
-        super().__init__(layout, os.O_RDONLY)
+        super().__init__(layout, lambda path: os.open(path, os.O_RDONLY))
 
     def read(self, part: str, rows: slice) -> tuple[NDArray[Any], NDArray[np.float64]]:
         """Return variances (rows, positions) and diagonal (rows,).

@@ -18,6 +18,7 @@ from hpcnk.store.drivers import DRIVERS, Driver
 from hpcnk.store.files import checksum, raw, storage_errors, write_at
 from hpcnk.store.journal import Journal
 from hpcnk.store.layout import Layout
+from hpcnk.store.own import open_own
 
 COMMIT_SECONDS = 1.0  # tiles finished within this time share one pair of fsyncs
 WAITING = 1  # tiles that may wait while one is written and the next is computed
@@ -151,7 +152,7 @@ class TileWriter:
 
 def write_tile_bytes(layout: Layout, number: int, tile: NDArray[Any]) -> None:
     """Write the first rows of a tile, or all, as raw bytes, and make them durable."""
-    with open(layout.path, "r+b") as file:
+    with open(open_own(layout.path, os.O_RDWR), "r+b") as file:
         write_at(file.fileno(), raw(tile), layout.tiles_offset + number * layout.tile_bytes)
         os.fsync(file.fileno())
 
@@ -165,7 +166,7 @@ def replace_tile(layout: Layout, number: int, block: NDArray[Any]) -> None:
     tile = _padded(block, layout.grid.tile, layout.dtype)
     with storage_errors("writing", layout.path):
         write_tile_bytes(layout, number, tile)
-        with open(layout.path, "r+b") as file:
+        with open(open_own(layout.path, os.O_RDWR), "r+b") as file:
             entry = np.array([checksum(tile)], "<u4")
             write_at(file.fileno(), raw(entry), layout.checksums_offset + number * entry.itemsize)
             os.fsync(file.fileno())
@@ -177,7 +178,7 @@ def mark_complete(layout: Layout, checksums: NDArray[np.uint32]) -> None:
     Both are raw writes into data sets that exist, so no kill can hurt the file's metadata.
     """
     with storage_errors("completing", layout.path):
-        handle = os.open(layout.path, os.O_RDWR)
+        handle = open_own(layout.path, os.O_RDWR)
         try:
             write_at(
                 handle,

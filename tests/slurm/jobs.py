@@ -13,6 +13,7 @@ from hpcnk.run.check import check
 from hpcnk.run.job_layout import Request
 from hpcnk.run.jobscript import jobscript
 from hpcnk.run.site import read_site
+from hpcnk.store import read_layout
 from tests.slurm.cluster import Cluster
 from tests.support.folders import finished
 from tests.support.mpi import ENVIRONMENT, hpcnk
@@ -20,7 +21,7 @@ from tests.support.mpi import ENVIRONMENT, hpcnk
 # A kernel of a few hundred tiles, of which each takes milliseconds.
 LAYERS = [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]
 DECK = {
-    "data": {"dataset": "digits", "train": 150, "test": 20},
+    "data": {"dataset": "digits", "train": 250, "test": 20},
     "kernel": {"layers": LAYERS, "tile": 8},
     "solve": {"ridge": 0.01, "tolerance": 1e-6, "preconditioner": "none"},
 }
@@ -84,6 +85,8 @@ class Held:
         slurm.until(lambda: self.tiles, f"tile of job {number}", nap=0.01)
         for rank in self._ranks:
             rank.suspend()
+        count = read_layout(self._kernel).grid.count
+        assert self.tiles < count, "the kernel was complete before it could be held: make it longer"
 
     def release(self) -> None:
         for rank in self._ranks:

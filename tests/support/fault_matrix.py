@@ -118,9 +118,9 @@ class Matrix:
             "data": {"dataset": "arrays", "path": str(self._data), "validation": 12},
             "kernel": {"layers": LAYERS, "dtype": "float64", "tile": 20},
             "solve": {
-                "ridge": [1e-5, 1e-3],
+                "ridge": [1e-2, 1e-1],
                 "tolerance": 1e-10,
-                "preconditioner": {"kind": "pivoted_cholesky", "rank": 5},
+                "preconditioner": {"kind": "pivoted_cholesky", "rank": 10},
                 "checkpoint": {"iterations": EVERY},
                 "reproducible": reproducible,
             },

@@ -18,7 +18,7 @@ from tools.fuzzing import mutations, worker
 from tools.fuzzing.targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[2]
-IN_PROCESS = ("deck", "npz", "cifar10-binary", "cifar10-python", "journal")
+IN_PROCESS = ("deck", "npz", "cifar10-binary", "cifar10-python", "journal", "report")
 OWN_FILES = ("tiles", "arrays", "variances")
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from hpcnk import data, store
 from hpcnk.deck import DataSection, read_deck
 from hpcnk.kernels import find_problems
+from hpcnk.report import markdown, printable
+from hpcnk.run.folder import Folder
 from hpcnk.run.status import status
 from hpcnk.tiling import TriangleGrid
 from tools.fuzzing import mutations
@@ -41,9 +43,13 @@ solve:
 store:
   driver: ${DRIVER:-auto}
 """
-_METRICS = {"accuracy": 0.9, "squared_error": 0.1}
+_METRICS = {"accuracy": 0.9, "mean_squared_error": 0.1}
 _SOLVED = {"ridge": 1e-4, "ridge_absolute": 1e-3, "iterations": [3, 4], "converged": True}
 _SOLVED |= {"true_relative_residual": [1e-9, 1e-9], "status": ["converged", "converged"]}
+_KERNEL = {"pairs": 1000, "pairs_computed_in_this_run": 10, "seconds": 1.5, "kind": "ntk"}
+_KERNEL |= {"pairs_per_second": 1e3, "engine_share": {"mean": 0.5, "max": 0.6}, "tile": 64}
+_KERNEL |= {"train_rows": 12, "test_rows": 5, "dtype": "float32", "backend": "cpu"}
+_KERNEL |= {"driver": "posix"}
 _REPORT = {
     "warnings": {"solve": ["ridge 1e-09: below 1e-5"], "prepare": []},
     "name": "trial",
@@ -53,6 +59,8 @@ _REPORT = {
     "ranks": 2,
     "threads": 1,
     "solve": [_SOLVED, _SOLVED],
+    "kernel": _KERNEL,
+    "data_hash": {"training": "0" * 64, "test": "1" * 64},
     "selected_ridge": 1e-4,
     "validation": [_METRICS, _METRICS],
     "test": [_METRICS, _METRICS],
@@ -196,7 +204,8 @@ def _make_report(folder: Path) -> list[Path]:
 
 
 def _read_report(folder: Path) -> None:
-    "\n".join(status(folder)).encode("utf-8", "backslashreplace")
+    printable("\n".join(status(folder))).encode("utf-8")
+    printable(markdown(Folder(folder).read_report())).encode("utf-8")
 
 
 TARGETS = {
