@@ -119,7 +119,9 @@ def _jobscript(options: argparse.Namespace) -> int:
 
     site, time = read_site(options.site), options.time and parse_time(options.time)
     request = Request(options.nodes, options.ranks_per_node, time, options.at_once)
-    _tell(jobscript([check(deck) for deck in options.decks], site, request))
+    script = jobscript([check(deck) for deck in options.decks], site, request)
+    if launcher().rank == 0:
+        print(script)  # as it is: it is for a shell
     return 0
 
 

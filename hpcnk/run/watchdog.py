@@ -24,7 +24,7 @@ from pathlib import Path
 
 from hpcnk.comm import Communicator, abort, on_root
 from hpcnk.errors import HpcnkError, StorageError
-from hpcnk.report import duration
+from hpcnk.report import duration, printable
 from hpcnk.run.heartbeat import Heartbeats, Sign, create_heartbeats
 from hpcnk.store import make_own_folder, open_own, require_own_folder
 
@@ -153,13 +153,12 @@ class Watchdog:
                 f"\n  rank(s) {_some(silent)} did not answer: suspended, inside a call that never "
                 "returned, or their host is gone"
             )
-        return str(
-            HpcnkError(
-                what,
-                "start the same command again to resume; if the job was only slow, raise "
-                "`watchdog: {minutes: ...}` in the deck",
-            )
+        error = HpcnkError(
+            what,
+            "start the same command again to resume; if the job was only slow, raise "
+            "`watchdog: {minutes: ...}` in the deck",
         )
+        return printable(str(error))
 
 
 def open_watchdog(minutes: float | None, folder: Path, comm: Communicator) -> Watchdog:
