@@ -96,12 +96,12 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from hpcnk.run.available import available_memory
     from hpcnk.run.check import check
-    from hpcnk.run.estimate import estimate
-    from hpcnk.run.hazards import Ground, hazards
-    from hpcnk.run.plan import Place, plan, resized
-    from hpcnk.run.plan_text import describe_plan
+    from hpcnk.run.needs.available import available_memory
+    from hpcnk.run.plan.estimate import estimate
+    from hpcnk.run.plan.hazards import Ground, hazards
+    from hpcnk.run.plan.sizes import Place, plan, resized
+    from hpcnk.run.plan.text import describe_plan
 
     deck, data = check(options.deck)
     place = Place(options.ranks, options.hosts)
@@ -114,8 +114,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _jobscript(options: argparse.Namespace) -> int:
     from hpcnk.run.check import check
-    from hpcnk.run.jobscript import Request, jobscript
-    from hpcnk.run.site import parse_time, read_site
+    from hpcnk.run.slurm.jobscript import Request, jobscript
+    from hpcnk.run.slurm.site import parse_time, read_site
 
     site, time = read_site(options.site), options.time and parse_time(options.time)
     request = Request(options.nodes, options.ranks_per_node, time, options.at_once)

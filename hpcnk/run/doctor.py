@@ -23,11 +23,11 @@ from hpcnk.engine.build import built_library, find_compiler
 from hpcnk.engine.library import DTYPES, host_library
 from hpcnk.errors import BackendError, HpcnkError, UsageError
 from hpcnk.report import size
-from hpcnk.run.filesystem import file_system
 from hpcnk.run.folder import Folder
-from hpcnk.run.lock import running_holder
-from hpcnk.run.output import absolute, require_apart
-from hpcnk.run.space import (
+from hpcnk.run.guard.lock import running_holder
+from hpcnk.run.guard.output import absolute, require_apart
+from hpcnk.run.needs.filesystem import file_system
+from hpcnk.run.needs.space import (
     Rows,
     check_coherence,
     check_limit,

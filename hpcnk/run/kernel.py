@@ -18,11 +18,11 @@ from hpcnk.errors import Stopped, StorageError
 from hpcnk.report import Progress, count, duration
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.clock import Clock
-from hpcnk.run.memory import require_memory
+from hpcnk.run.needs.kernel_memory import require_memory
+from hpcnk.run.needs.space import full_disk_explained, require_disk
 from hpcnk.run.prepare import require_inputs
 from hpcnk.run.provenance import require_same
 from hpcnk.run.session import Session
-from hpcnk.run.space import full_disk_explained, require_disk
 from hpcnk.run.stored import require_grid
 from hpcnk.run.work import Work, engine_of_rank, ready_blocks, works
 from hpcnk.store import (

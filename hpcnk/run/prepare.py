@@ -9,7 +9,7 @@ from hpcnk.data import Examples, Inputs, load, preprocess, validation_rows
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.run.folder import Folder
-from hpcnk.run.prepare_memory import require_prepare_memory
+from hpcnk.run.needs.prepare_memory import require_prepare_memory
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
 from hpcnk.run.stored import check_inputs

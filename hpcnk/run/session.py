@@ -10,13 +10,13 @@ from hpcnk.comm import Communicator, agreement, on_root
 from hpcnk.deck import Deck
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import EventLog, printable
-from hpcnk.run.faults import Faults
 from hpcnk.run.folder import Folder
-from hpcnk.run.output import open_folder
+from hpcnk.run.guard.faults import Faults
+from hpcnk.run.guard.output import open_folder
+from hpcnk.run.guard.stop import StopFlag
+from hpcnk.run.guard.watchdog import Watchdog, open_watchdog
 from hpcnk.run.provenance import report_head
-from hpcnk.run.stop import StopFlag
 from hpcnk.run.threads import threads_per_rank
-from hpcnk.run.watchdog import Watchdog, open_watchdog
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from hpcnk.comm import agreement, on_root
 from hpcnk.errors import StorageError, UsageError
 from hpcnk.run.checkpoint import Checkpoints
+from hpcnk.run.needs.solve_memory import require_solve_memory
 from hpcnk.run.prepare import require_inputs
 from hpcnk.run.provenance import (
     require_same,
@@ -28,7 +29,6 @@ from hpcnk.run.provenance import (
 )
 from hpcnk.run.repair import STAGE, repair
 from hpcnk.run.session import Session
-from hpcnk.run.solve_memory import require_solve_memory
 from hpcnk.run.stored import grid_of, read_labels, read_solution, require_grid
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.run.systems import SolvedSystems, solve_systems

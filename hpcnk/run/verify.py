@@ -19,10 +19,10 @@ from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
 from hpcnk.errors import ArchitectureError, DataError, UsageError
 from hpcnk.kernels import parse
 from hpcnk.report import size
-from hpcnk.run.available import available_memory
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.folder import Folder
-from hpcnk.run.memory import FLOAT64
+from hpcnk.run.needs.available import available_memory
+from hpcnk.run.needs.kernel_memory import FLOAT64
 from hpcnk.run.stored import check_inputs, grid_of, refusal, require_grid
 from hpcnk.store import (
     Layout,

@@ -10,8 +10,8 @@ from datetime import datetime
 import numpy as np
 import pytest
 
-from hpcnk.run import lock
-from hpcnk.run.lock import FolderLock, read_holder, running_holder
+from hpcnk.run.guard import lock
+from hpcnk.run.guard.lock import FolderLock, read_holder, running_holder
 from tests.conftest import small_deck
 from tests.faults.test_kill import LONG
 from tests.support.folders import finished, report
@@ -22,7 +22,7 @@ TOLD = r"process (\d+) on (\S+), started (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d
 # A run that waits no longer than it must, on a file system without locks if it is told so.
 SCRIPT = """
 import errno, fcntl, sys
-from hpcnk.run import lock
+from hpcnk.run.guard import lock
 lock.PATIENCE = 0.5
 if sys.argv[1] == "without locks":
     def flock(*_):

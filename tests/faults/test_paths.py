@@ -15,7 +15,7 @@ import yaml
 from hpcnk.engine.build import built_library
 from hpcnk.errors import StorageError, UsageError
 from hpcnk.run.folder import Folder
-from hpcnk.run.output import require_apart
+from hpcnk.run.guard.output import require_apart
 from hpcnk.run.status import status
 from hpcnk.run.verify import verify
 from tests.conftest import small_deck

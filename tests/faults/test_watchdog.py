@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from hpcnk.run.heartbeat import Heartbeats, Sign, create_heartbeats
+from hpcnk.run.guard.heartbeat import Heartbeats, Sign, create_heartbeats
 from tests.support.folders import digest, edit, finished, predictions
 from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
@@ -135,7 +135,7 @@ def test_a_call_that_keeps_the_interpreters_lock_ends_the_job(
 SLOW = """
 import sys, time
 from hpcnk.engine import host
-from hpcnk.run.watchdog import Watchdog
+from hpcnk.run.guard.watchdog import Watchdog
 sound = host.for_each
 def slowly(work, tasks, threads, beat):
     if work.__name__ != "compute":

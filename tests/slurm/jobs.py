@@ -10,9 +10,9 @@ import psutil
 import yaml
 
 from hpcnk.run.check import check
-from hpcnk.run.job_layout import Request
-from hpcnk.run.jobscript import jobscript
-from hpcnk.run.site import read_site
+from hpcnk.run.slurm.job_layout import Request
+from hpcnk.run.slurm.jobscript import jobscript
+from hpcnk.run.slurm.site import read_site
 from hpcnk.store import read_layout
 from tests.slurm.cluster import Cluster
 from tests.support.folders import finished

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcnk.run.site import site_names
+from hpcnk.run.slurm.site import site_names
 from tests.conftest import PROJECT
 from tests.slurm.jobs import logs, make_script, submit, swap_program, write_deck
 

@@ -26,7 +26,8 @@ def read(tmp_path):
 
 
 WORDS = "name output data kernel solve store dataset digits path train count per_class seed layers"
-WORDS += " reproducible checkpoint minutes iterations watchdog ridge tile preconditioner kind rank whitening regularization validation none cv8 driver"
+WORDS += " reproducible checkpoint minutes iterations watchdog"
+WORDS += " ridge tile preconditioner kind rank whitening regularization validation none cv8 driver"
 KEYS = st.sampled_from([*WORDS.split(), "ridgee", "", "<<", "$", "a b"]) | st.text(max_size=5)
 SCALARS = (
     st.none()

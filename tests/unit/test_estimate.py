@@ -12,14 +12,14 @@ from hpcnk.cli import _gigabytes, _rate
 from hpcnk.data import Description
 from hpcnk.deck import read_deck
 from hpcnk.kernels import find_problems, parse
-from hpcnk.run import hazards as hazards_module
-from hpcnk.run import rates
-from hpcnk.run.cost import PairCost, pair_cost
-from hpcnk.run.estimate import estimate
-from hpcnk.run.filesystem import FileSystem
-from hpcnk.run.hazards import Ground, hazards
-from hpcnk.run.plan import Place, _most_pairs, plan, resized
-from hpcnk.run.plan_text import describe_plan
+from hpcnk.run.needs.filesystem import FileSystem
+from hpcnk.run.plan import hazards as hazards_module
+from hpcnk.run.plan import rates
+from hpcnk.run.plan.cost import PairCost, pair_cost
+from hpcnk.run.plan.estimate import estimate
+from hpcnk.run.plan.hazards import Ground, hazards
+from hpcnk.run.plan.sizes import Place, _most_pairs, plan, resized
+from hpcnk.run.plan.text import describe_plan
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal
 from tests.support.mpi import HPCNK, launch
 from tools.bench import solve as solve_bench

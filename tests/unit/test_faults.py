@@ -3,7 +3,7 @@
 import pytest
 
 from hpcnk.errors import UsageError
-from hpcnk.run.faults import PHASES, STEPS, WRITES, Fault, Faults, parse_fault
+from hpcnk.run.guard.faults import PHASES, STEPS, WRITES, Fault, Faults, parse_fault
 from tests.support.fault_matrix import AT_A_STEP, AT_A_WRITE, Case, all_cases
 from tests.support.mpi import hpcnk
 

@@ -16,12 +16,12 @@ from hpcnk.report import EventLog, markdown, misfit_of_report, printable
 from hpcnk.run import solve as solve_stage
 from hpcnk.run import verify as verify_stage
 from hpcnk.run.folder import Folder
-from hpcnk.run.heartbeat import Heartbeats, Sign, create_heartbeats
+from hpcnk.run.guard.heartbeat import Heartbeats, Sign, create_heartbeats
+from hpcnk.run.guard.lock import FolderLock, read_holder, running_holder
+from hpcnk.run.guard.watchdog import STACKS, Watchdog, open_watchdog
 from hpcnk.run.kernel import _open as open_tiles
-from hpcnk.run.lock import FolderLock, read_holder, running_holder
 from hpcnk.run.provenance import train_contents
 from hpcnk.run.variances import _open as open_variances
-from hpcnk.run.watchdog import STACKS, Watchdog, open_watchdog
 from hpcnk.run.work import works
 from hpcnk.store.attributes import write_attributes
 from hpcnk.store.files import published, storage_errors

@@ -14,10 +14,10 @@ import yaml
 from hpcnk.cli import main
 from hpcnk.errors import UsageError
 from hpcnk.run.check import check
-from hpcnk.run.estimate import Estimate
-from hpcnk.run.job_layout import Nodes, Request, Work, lay_out
-from hpcnk.run.plan import plan
-from hpcnk.run.site import parse_time, read_site, site_names
+from hpcnk.run.plan.estimate import Estimate
+from hpcnk.run.plan.sizes import plan
+from hpcnk.run.slurm.job_layout import Nodes, Request, Work, lay_out
+from hpcnk.run.slurm.site import parse_time, read_site, site_names
 from tests.conftest import PROJECT, small_deck
 
 HEADER = """# A small cluster.
@@ -261,7 +261,7 @@ def test_memory_and_threads_come_from_the_plan(site, tmp_path):
 )
 def test_time_comes_from_the_estimate(site, tmp_path, monkeypatch, seconds, tile, time, warning):
     times = Estimate(seconds, tile, 0, 0, 0, 0, None, None)
-    monkeypatch.setattr("hpcnk.run.job_layout.estimate", lambda planned, place: times)
+    monkeypatch.setattr("hpcnk.run.slurm.job_layout.estimate", lambda planned, place: times)
     layout = lay_out([check(small_deck(tmp_path))], read_site(site()), Request(nodes=1))
     assert (layout.time, layout.warning) == (time, warning)
 
@@ -270,7 +270,7 @@ def test_the_longest_job_of_an_array_counts_and_one_unknown_makes_all_unknown(
     site, tmp_path, monkeypatch
 ):
     works = iter([Work(10, 1), Work(3001, 2), Work(10, 1), None])
-    monkeypatch.setattr("hpcnk.run.job_layout._work", lambda *job: next(works))
+    monkeypatch.setattr("hpcnk.run.slurm.job_layout._work", lambda *job: next(works))
     jobs = [check(small_deck(tmp_path, name)) for name in ("one", "two")]
     known = lay_out(jobs, read_site(site()), Request(nodes=1))
     assert known.time == 7200 and "measured rates" in known.time_from

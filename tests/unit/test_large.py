@@ -11,7 +11,7 @@ import pytest
 
 from hpcnk import store
 from hpcnk.comm import assemble_rows, broadcast, reduce, sum_over_ranks, world
-from hpcnk.run.available import available_memory
+from hpcnk.run.needs.available import available_memory
 from hpcnk.store import files
 from hpcnk.store.journal import LINE_BYTES, MOST_TILES, Journal
 from hpcnk.store.layout import Layout

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from hpcnk.errors import UsageError
-from hpcnk.run import available, memory, solve_memory
 from hpcnk.run.check import check
-from hpcnk.run.estimate import estimate
-from hpcnk.run.plan import Place, plan
-from hpcnk.run.plan_text import describe_plan
-from hpcnk.run.prepare_memory import require_prepare_memory
+from hpcnk.run.needs import available, solve_memory
+from hpcnk.run.needs import kernel_memory as memory
+from hpcnk.run.needs.prepare_memory import require_prepare_memory
+from hpcnk.run.plan.estimate import estimate
+from hpcnk.run.plan.sizes import Place, plan
+from hpcnk.run.plan.text import describe_plan
 from hpcnk.tiling import TriangleGrid, deal
 from tests.support.mpi import HPCNK, hpcnk, launch
 
@@ -173,7 +174,7 @@ def test_more_threads_and_larger_tiles_need_more_memory(write_deck, tmp_path, mo
 
 REFUSED = """
 import sys
-from hpcnk.run import available
+from hpcnk.run.needs import available
 available.available_memory = lambda: int(sys.argv[1])
 from hpcnk.cli import main
 sys.exit(main(sys.argv[2:]))

@@ -9,10 +9,10 @@ import pytest
 from hpcnk.deck import read_deck
 from hpcnk.errors import DiskFull, StorageError, UsageError
 from hpcnk.kernels import find_problems
-from hpcnk.run import space
-from hpcnk.run.filesystem import FileSystem, file_system, find_mount, nearest
 from hpcnk.run.folder import Folder
-from hpcnk.run.space import Need, Rows, allocated, check_coherence, check_space, job_needs
+from hpcnk.run.needs import space
+from hpcnk.run.needs.filesystem import FileSystem, file_system, find_mount, nearest
+from hpcnk.run.needs.space import Need, Rows, allocated, check_coherence, check_space, job_needs
 from hpcnk.store import TileWriter, create, mark_complete, read_layout
 from hpcnk.store.journal import LINE_BYTES
 from hpcnk.tiling import TriangleGrid

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from hpcnk.run import watchdog
-from hpcnk.run.heartbeat import LINE_BYTES, Heartbeats, Sign, create_heartbeats
-from hpcnk.run.watchdog import LOOKS, QUIET, TIMER, Watchdog, open_watchdog
+from hpcnk.run.guard import watchdog
+from hpcnk.run.guard.heartbeat import LINE_BYTES, Heartbeats, Sign, create_heartbeats
+from hpcnk.run.guard.watchdog import LOOKS, QUIET, TIMER, Watchdog, open_watchdog
 
 LOOK = 0.02  # seconds
 MINUTES = LOOK / 60 * LOOKS

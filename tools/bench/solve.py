@@ -4,7 +4,7 @@
 
 One core, no network and no disk: tiles come from the page cache. Rates are by processor time, so
 that little depends on what else runs; the best round counts. The rates that `hpcnk plan` uses
-(hpcnk/run/rates.py) are taken from the file that this leaves in results/.
+(hpcnk/run/plan/rates.py) are taken from the file that this leaves in results/.
 """
 
 from __future__ import annotations

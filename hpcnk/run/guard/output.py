@@ -12,7 +12,7 @@ from hpcnk.comm import Communicator, agreement, on_root
 from hpcnk.deck import Deck
 from hpcnk.errors import StorageError, UsageError
 from hpcnk.run.folder import Folder
-from hpcnk.run.lock import FolderLock, Taken, read_holder
+from hpcnk.run.guard.lock import FolderLock, Taken, read_holder
 
 PATIENCE = 10.0  # seconds in which a new file becomes visible on other hosts
 _NAP = 0.2

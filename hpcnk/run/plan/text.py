@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hpcnk.report import count, duration, size
-from hpcnk.run.estimate import Estimate
-from hpcnk.run.plan import FILES, Place, Plan
-from hpcnk.run.rates import PROCESSOR
+from hpcnk.run.plan.estimate import Estimate
+from hpcnk.run.plan.rates import PROCESSOR
+from hpcnk.run.plan.sizes import FILES, Place, Plan
 
 EXAMPLE_PASSES = 50
 WIDTH = 17

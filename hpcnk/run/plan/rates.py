@@ -18,7 +18,7 @@ PROCESSOR = "one core of an AMD EPYC with AVX2"
 
 @dataclass(frozen=True)
 class KernelRates:
-    """What `hpcnk.run.cost.PairCost` counts, a second. Kernels ntk; nngp takes less time.
+    """What `hpcnk.run.plan.cost.PairCost` counts, a second. Kernels ntk; nngp takes less time.
 
     From the rows myrtle10, residual and sequence735 of a file, and fc3 for what has no pixels.
     """

@@ -9,7 +9,7 @@ from hpcnk.data import Description, describe
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.report import size
-from hpcnk.run.available import available_memory, process_limits
+from hpcnk.run.needs.available import available_memory, process_limits
 
 FLOAT64 = 8  # bytes
 COPIES = 2  # of the rows: as read or in the kernel's precision, and in float64

@@ -16,8 +16,8 @@ from pathlib import Path
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.report import size
-from hpcnk.run.job_layout import Checked, Layout, Request, clock, lay_out
-from hpcnk.run.site import Site, body
+from hpcnk.run.slurm.job_layout import Checked, Layout, Request, clock, lay_out
+from hpcnk.run.slurm.site import Site, body
 from hpcnk.version import __version__
 
 MEBIBYTE = 1 << 20

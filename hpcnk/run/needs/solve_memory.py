@@ -11,8 +11,8 @@ from hpcnk.comm import agreement
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.report import size
-from hpcnk.run.available import memory_share
-from hpcnk.run.memory import FLOAT64, largest, there_is
+from hpcnk.run.needs.available import memory_share
+from hpcnk.run.needs.kernel_memory import FLOAT64, largest, there_is
 from hpcnk.run.session import Session
 from hpcnk.solve.operator import STRIP_BYTES
 from hpcnk.solve.preconditioner import ROWS

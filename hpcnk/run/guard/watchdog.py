@@ -1,6 +1,6 @@
 """Ends a job that stands still: all ranks write down their stacks, then the job ends with code 1.
 
-Progress is what a rank itself counts (`beat`) or what any other one shows (`hpcnk.run.heartbeat`),
+Progress is what a rank itself counts (`beat`) or what any other one shows (see `heartbeat`),
 so a rank that waits in a collective call for slower ones is no reason to end. Time is counted in
 looks of a thread, LOOKS of them in the time limit, not by a clock: while a job is suspended, or the
 machine asleep, nobody looks.
@@ -25,7 +25,7 @@ from pathlib import Path
 from hpcnk.comm import Communicator, abort, on_root
 from hpcnk.errors import HpcnkError, StorageError
 from hpcnk.report import duration, printable
-from hpcnk.run.heartbeat import Heartbeats, Sign, create_heartbeats
+from hpcnk.run.guard.heartbeat import Heartbeats, Sign, create_heartbeats
 from hpcnk.store import make_own_folder, open_own, require_own_folder
 
 LOOKS = 20

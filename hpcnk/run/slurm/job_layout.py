@@ -9,9 +9,9 @@ from hpcnk.data import Description
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.report import duration, size
-from hpcnk.run.estimate import estimate
-from hpcnk.run.plan import Place, Plan, plan
-from hpcnk.run.site import Site
+from hpcnk.run.plan.estimate import estimate
+from hpcnk.run.plan.sizes import Place, Plan, plan
+from hpcnk.run.slurm.site import Site
 
 INTERPRETER = 250_000_000  # bytes of a rank before it has read anything: Python, NumPy, MPI
 COMPILER = 1_000_000_000  # bytes on a node for the CPU engine's first use

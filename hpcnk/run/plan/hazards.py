@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpcnk.report import count, duration, size
-from hpcnk.run.estimate import Estimate
-from hpcnk.run.filesystem import file_system, nearest
-from hpcnk.run.plan import Place, Plan
+from hpcnk.run.needs.filesystem import file_system, nearest
+from hpcnk.run.plan.estimate import Estimate
+from hpcnk.run.plan.sizes import Place, Plan
 from hpcnk.store.journal import LINE_BYTES, MOST_TILES
 
 TIB = 1 << 40

@@ -11,10 +11,10 @@ from hpcnk.deck import Deck
 from hpcnk.engine import Engine, asked_threads, device_problem, make_engine, usable_cores
 from hpcnk.engine.precision import working_dtype
 from hpcnk.kernels import parse
-from hpcnk.run.cost import PairCost, pair_cost, unmeasured_layers
-from hpcnk.run.memory import FLOAT64, Job, KernelMemory, device_memory, kernel_memory
-from hpcnk.run.prepare_memory import PrepareMemory, prepare_memory
-from hpcnk.run.solve_memory import SolveMemory, solve_job, solve_memory
+from hpcnk.run.needs.kernel_memory import FLOAT64, Job, KernelMemory, device_memory, kernel_memory
+from hpcnk.run.needs.prepare_memory import PrepareMemory, prepare_memory
+from hpcnk.run.needs.solve_memory import SolveMemory, solve_job, solve_memory
+from hpcnk.run.plan.cost import PairCost, pair_cost, unmeasured_layers
 from hpcnk.run.variances import positions
 from hpcnk.store import variances_bytes
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid

@@ -23,7 +23,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from hpcnk.errors import UsageError
-from hpcnk.run.filesystem import file_system
+from hpcnk.run.needs.filesystem import file_system
 from hpcnk.store import open_own, storage_errors
 
 PATIENCE = 10.0  # seconds to wait for a run that is just ending

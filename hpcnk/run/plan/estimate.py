@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hpcnk.run.plan import Place, Plan
-from hpcnk.run.rates import KERNEL, PRODUCTS, VECTORS, product_seconds
+from hpcnk.run.plan.rates import KERNEL, PRODUCTS, VECTORS, product_seconds
+from hpcnk.run.plan.sizes import Place, Plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from math import prod
 from hpcnk.engine.program import POINT_OF, Program, make_program
 from hpcnk.engine.tables import IMAGES, Operation, Stage
 from hpcnk.kernels.plan import Plan
-from hpcnk.run.rates import KernelRates
+from hpcnk.run.plan.rates import KernelRates
 
 UNMEASURED = ("Erf", "Gelu")  # layers whose speed is in no file of measurements
 USUAL_FILTER = 3 + 3  # taps along two axes: what `others` is counted in

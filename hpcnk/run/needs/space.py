@@ -19,8 +19,8 @@ from hpcnk.engine.precision import working_dtype
 from hpcnk.errors import DiskFull, StorageError, UsageError
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import size
-from hpcnk.run.filesystem import FileSystem, file_system, nearest
 from hpcnk.run.folder import Folder
+from hpcnk.run.needs.filesystem import FileSystem, file_system, nearest
 from hpcnk.run.session import Session
 from hpcnk.run.variances import positions
 from hpcnk.store import (

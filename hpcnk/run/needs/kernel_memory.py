@@ -14,8 +14,8 @@ from hpcnk.engine.precision import working_dtype
 from hpcnk.engine.program import make_program
 from hpcnk.errors import UsageError
 from hpcnk.report import count, size
-from hpcnk.run.available import memory_share
 from hpcnk.run.blocks import kept_blocks
+from hpcnk.run.needs.available import memory_share
 from hpcnk.run.session import Session
 from hpcnk.run.variances import PARTS, positions, rows_at_a_time
 from hpcnk.store import read_shape

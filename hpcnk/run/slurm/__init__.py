@@ -1,0 +1,1 @@
+"""Job scripts for Slurm: a site's header, the arithmetic of a plan, one body for all."""
