@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.fault_matrix import events
 from tests.support.folders import edit, predictions, report
 from tests.support.mpi import hpcnk
 
@@ -37,6 +38,23 @@ def test_a_solve_goes_on_and_its_checkpoints_go_at_the_end(interrupted):
     ended = hpcnk(1, "run", deck)
     assert ended.code == 0 and f"{GOING_ON} 8 passes" in ended.output, ended.output
     assert not checkpoints(folder)
+    stored = [event["iteration"] for event in events(folder) if event["event"] == "checkpoint"]
+    assert stored[:5] == [3, 6, 8, 11, 14]
+
+
+def test_the_first_write_after_a_start_spares_the_newest(interrupted):
+    deck, _ = interrupted
+    torn = {"HPCNK_FAULT": "rank=0,phase=solve,after=0,what=half"}
+    assert hpcnk(2, "run", deck, environment=torn).code not in (0, 1)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and f"{GOING_ON} 8 passes" in ended.output, ended.output
+
+
+def test_a_signal_to_one_rank_stops_all_in_the_solve(write_deck):
+    deck = write_deck(data=DATA, solve=SOLVE)
+    environment = {"HPCNK_FAULT": "rank=1,phase=solve,after=8,what=sigterm"}
+    ended = hpcnk(2, "run", deck, environment=environment)
+    assert ended.code == 75 and "the state of the solver is stored" in ended.output, ended.output
 
 
 def test_the_second_solve_goes_on_without_the_first(write_deck, tmp_path):

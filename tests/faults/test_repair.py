@@ -1,6 +1,7 @@
 """Bits that flip on the disk: found by `verify` and before use, and that tile alone made anew."""
 
 import json
+import sys
 
 import h5py
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hpcnk.store import read_layout
 from hpcnk.store.attributes import write_attributes
 from tests.support.folders import digest, predictions, report
-from tests.support.mpi import hpcnk
+from tests.support.mpi import hpcnk, launch
 
 
 def flip(path, number, byte=17):
@@ -85,3 +86,17 @@ def test_damage_is_found_while_the_kernel_is_unfinished(write_deck, tmp_path):
     ended = hpcnk(2, "run", deck)
     assert ended.code == 0 and "tile 1 had changed on the disk" in ended.output, ended.output
     assert digest(tmp_path / "flipped") == digest(tmp_path / "whole")
+
+
+def test_a_disk_that_fails_again_ends_the_job(unsolved):
+    """What is written comes out damaged once more."""
+    deck, folder = unsolved
+    flip(folder / "kernel.h5", 3)
+    program = (
+        "import hpcnk.run.repair as repair, sys; from hpcnk.cli import main;"
+        "repair.replace_tile = lambda *tile: None; sys.exit(main(sys.argv[1:]))"
+    )
+    ended = launch(2, [sys.executable, "-c", program, "solve", deck])
+    assert ended.code == 74, ended.output
+    assert ended.output.count("tile 3 of") == 1 and "is damaged again" in ended.output
+    assert "Traceback" not in ended.output

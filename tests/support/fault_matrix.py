@@ -97,7 +97,8 @@ class Matrix:
         if second.code != 0:
             return Row(case, first.code, lost, "", f"the second start: {second.output}")
         if case.phase == "solve" and case.what != "flip":
-            lost = _passes_lost(case, second.output)
+            lost, excess = _passes_lost(case, second.output)
+            problem = problem or excess
         equal, difference = _compare(case, output, whole)
         if case.what == "flip" and not report(output)["warnings"].get("repair"):
             problem = "the report does not tell of the damage"
@@ -194,12 +195,15 @@ def _journals_of(output: Path, rank: int) -> list[Path]:
     return list((output / "kernel.h5.journal").glob(f"*-{rank:06d}.log"))
 
 
-def _passes_lost(case: Case, said: str) -> str:
-    """Return the passes that were made twice, by what the second start says."""
+def _passes_lost(case: Case, said: str) -> tuple[str, str]:
+    """Return the passes that were made twice, by what the second start says, and if too many."""
     found = re.findall(r"going on after (\d+) passes", said)
     made = EVERY * (_after(case) + 1) if case.what in AT_A_WRITE else _after(case)
     # A signal may be seen a pass later than it came.
-    return f"{max(0, made - int(found[0]))} passes of {made}" if found else "all passes"
+    lost = max(0, made - int(found[0])) if found else made
+    most = 0 if case.what in ("sigterm", "sigusr1") else EVERY
+    text = f"{lost} passes of {made}"
+    return text, f"{text} were lost, expected at most {most}" if lost > most else ""
 
 
 def _compare(case: Case, output: Path, whole: Path) -> tuple[str, str]:

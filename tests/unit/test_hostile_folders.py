@@ -23,6 +23,7 @@ from hpcnk.run.kernel import _open as open_tiles
 from hpcnk.run.provenance import train_contents
 from hpcnk.run.variances import _open as open_variances
 from hpcnk.run.work import works
+from hpcnk.store import own
 from hpcnk.store.attributes import write_attributes
 from hpcnk.store.files import published, storage_errors
 from hpcnk.store.journal import Journal
@@ -63,6 +64,16 @@ def test_a_lock_is_a_regular_file(empty, kind):
         refuses(use, match="lock is (a symbolic link to|no regular file)")
     if kind != "dangling":
         refuses(running_holder, empty, match="lock is")
+    untouched(victim)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_after_the_look_is_not_opened_either(empty, kind, monkeypatch):
+    monkeypatch.setattr(own, "require_regular", lambda path: None)
+    victim = place(empty / "a", kind)
+    for flags in (os.O_RDONLY, os.O_WRONLY | os.O_CREAT, os.O_RDWR | os.O_CREAT):
+        with pytest.raises((StorageError, OSError)):
+            store.open_own(empty / "a", flags)
     untouched(victim)
 
 

@@ -273,6 +273,23 @@ def test_checksums_are_durable_before_the_mark(created, monkeypatch):
     ]
 
 
+def test_a_replaced_tile_is_durable_before_its_checksum(created, monkeypatch):
+    path, grid = created
+    layout = fill(path, grid, range(grid.count))
+    with store.TileReader(layout) as reader:
+        sums = np.array([reader.checksums[k] for k in range(grid.count)], np.uint32)
+    store.mark_complete(layout, sums)
+    log = []
+    logged(monkeypatch, log)
+    tile = grid.at(3)
+    store.replace_tile(store.read_layout(path), 3, -matrix(grid.n)[tile.rows, tile.columns])
+    assert [what for what, _ in log] == ["pwrite", "fsync"] * 2
+    with store.TileReader(store.read_layout(path)) as reader:
+        np.testing.assert_array_equal(reader.read(3), -matrix(grid.n)[tile.rows, tile.columns])
+        other = grid.at(2)
+        np.testing.assert_array_equal(reader.read(2), matrix(grid.n)[other.rows, other.columns])
+
+
 def test_a_journal_is_in_its_folder_before_it_is_used(created, monkeypatch):
     layout, log = store.read_layout(created[0]), []
     logged(monkeypatch, log)

@@ -65,3 +65,19 @@ def test_zero_columns_stay_zero():
 def test_what_cannot_be_added_makes_the_sum_nan(bad):
     """5 is above the bound: its limbs might not fit."""
     assert np.isnan(total([np.array([[1.0]]), np.array([[bad]])], [4.0])).all()
+
+
+def test_what_is_left_after_cancellation_is_right():
+    """Both limbs: 2^-90 of the largest addend is far below float64's own 2^-53."""
+    small = np.ldexp(1.0, -90)
+    found = total([np.array([[x]]) for x in (1.0, small, -1.0)], [2.0])
+    assert abs(found[0, 0] - small) <= np.ldexp(1.0, -98)
+
+
+def test_twenty_thousand_addends_fit():
+    """The low limbs alone, all of one sign, as large as they get."""
+    tiny = np.full((1, 100), 0.49 * np.ldexp(1.0, -59))  # just under half a unit of the high limb
+    found = FixedPointSums(Single()).begin((1, 100), lambda: np.full(100, 2.0))
+    for _ in range(20_000):
+        found.add(slice(None), tiny)
+    np.testing.assert_allclose(found.total(), 20_000 * tiny, rtol=1e-9)
