@@ -17,6 +17,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 GROUPS = {"faults": "jobs", "parallel": "jobs", "hosts": "hosts", "slurm": "hosts"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     for item in items:
         group = GROUPS.get(item.path.relative_to(PROJECT / "tests").parts[0])
