@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,8 +11,8 @@ from pathlib import Path
 
 from hpcnk.comm import abort, active, launcher, world
 from hpcnk.deck import manual
-from hpcnk.errors import BackendError, DeckError, HpcnkError, OutOfMemoryError
-from hpcnk.report import printable
+from hpcnk.errors import BackendError, DeckError, HpcnkError, OutOfMemoryError, Stopped
+from hpcnk.report import mute, printable
 from hpcnk.version import __version__
 
 Stage = Callable[..., bool]  # takes a session; False: done, but not to be trusted
@@ -33,8 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error)
     except MemoryError as error:
         return _fail(OutOfMemoryError(error))
+    except KeyboardInterrupt:  # before the run listens to signals
+        return _fail(Stopped("interrupted", "start the same command again"))
     except BrokenPipeError:  # the reader, such as `head`, has gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        mute()
         return 1
 
 
@@ -132,6 +133,7 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
         build = _build if "kernel" in names else _build_if_possible
         build(options.deck)
         from hpcnk.run.check import check
+        from hpcnk.run.needs.space import full_disk_explained
         from hpcnk.run.prepare import require_started
         from hpcnk.run.session import open_session
 
@@ -140,7 +142,7 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
             require_started(deck)
         session = open_session(deck, world())
         stages = _stages()
-        with session.watchdog:
+        with session.watchdog, full_disk_explained(session):
             good = [stages[name](session) for name in names]
         return 0 if all(good) else 1
 

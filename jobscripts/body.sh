@@ -8,6 +8,8 @@
 # Exit codes: 0 done, 75 stopped (submit again to resume), others failed; see `hpcnk --help`.
 set -u
 
+[ -n "${SLURM_JOB_ID:-}" ] || { echo "jobscript: submit this with sbatch" >&2; exit 2; }
+
 TASK=${SLURM_ARRAY_TASK_ID:-0}
 DECK=${DECKS[$TASK]}
 OUTPUT=${OUTPUTS[$TASK]}
@@ -66,7 +68,8 @@ say "start $((RESTARTS + 1)) of job $JOB: $SLURM_JOB_NUM_NODES node(s) of $SLURM
     "with $OMP_NUM_THREADS thread(s) each, $(date '+%F %T')"
 BEFORE=$(progress)
 # In the background, for bash runs traps only between commands and in `wait`. A rank that dies alone
-# takes the others with it after --wait seconds, if its MPI does not do that at once.
+# takes the others with it after --wait seconds, if its MPI does not do that at once. Where all ranks
+# say that they are rank 0 of 1, srun needs another --mpi (`srun --mpi=list`; Open MPI: pmix).
 srun --wait=60 "${PROGRAM[@]}" run "$DECK" &
 SRUN=$! LAUNCHED=$SECONDS
 while :; do

@@ -5,7 +5,7 @@ from hpcnk.report.events import EventLog
 from hpcnk.report.metrics import better, score
 from hpcnk.report.progress import Progress
 from hpcnk.report.shape import misfit_of_report, misfit_of_results
-from hpcnk.report.text import printable
+from hpcnk.report.text import mute, printable, speak
 from hpcnk.report.units import count, duration, size
 
 __all__ = [
@@ -17,7 +17,9 @@ __all__ = [
     "markdown",
     "misfit_of_report",
     "misfit_of_results",
+    "mute",
     "printable",
     "score",
     "size",
+    "speak",
 ]

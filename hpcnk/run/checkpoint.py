@@ -61,6 +61,7 @@ class Checkpoints:
                 arrays = read_all_arrays(self._paths[turn])
                 self._require_fit(turn, arrays, ages[turn], (rows, systems))
             except StorageError as error:
+                _refuse_trouble(error)
                 self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
                 continue
             return 1 - turn, ages[turn], arrays
@@ -84,6 +85,7 @@ class Checkpoints:
         try:
             stored = read_attributes(path)
         except StorageError as error:
+            _refuse_trouble(error)
             self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
             return -1
         fits = all(stored.get(key) == value for key, value in self._origin.items())
@@ -102,10 +104,16 @@ class Checkpoints:
     def write(self, systems: Systems) -> None:
         """Store the state, in the file that holds the older one. Collective.
 
-        Raises StorageError.
+        That of a solve that is over needs no other beside it. Raises StorageError.
         """
-        path = self._paths[self._turn]
-        on_root(self._session.comm, lambda: self._write(path, systems))
+        path, other = self._paths[self._turn], self._paths[1 - self._turn]
+
+        def write() -> None:
+            self._write(path, systems)
+            if not systems.left.size:
+                other.unlink(missing_ok=True)
+
+        on_root(self._session.comm, write)
         self._turn = 1 - self._turn
         self._passes, self._time = systems.passes, time.monotonic()
 
@@ -120,3 +128,9 @@ class Checkpoints:
         for path in self._paths:
             with storage_errors("removing", path):
                 path.unlink(missing_ok=True)
+
+
+def _refuse_trouble(error: StorageError) -> None:
+    """Raise an error of the system: it may pass, and is no damage for which work is given up."""
+    if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+        raise error

@@ -56,6 +56,11 @@ class Folder:
         return self.path / "predictions.h5"
 
     @property
+    def stop(self) -> Path:
+        """There when a rank has been told to stop."""
+        return self.path / "stop"
+
+    @property
     def report(self) -> Path:
         """The report for machines."""
         return self.path / "report.json"

@@ -19,7 +19,7 @@ from hpcnk.report import Progress, count, duration
 from hpcnk.run.blocks import Blocks
 from hpcnk.run.clock import Clock
 from hpcnk.run.needs.kernel_memory import require_memory
-from hpcnk.run.needs.space import full_disk_explained, require_disk
+from hpcnk.run.needs.space import require_disk
 from hpcnk.run.prepare import require_inputs
 from hpcnk.run.provenance import require_same
 from hpcnk.run.session import Session
@@ -81,10 +81,7 @@ def kernel(session: Session) -> bool:
             session.say(f"{work.title}: complete already")
     computed = 0
     if not all(file.layout.complete for file in files):
-        with (
-            full_disk_explained(session),
-            ready_blocks(session, engine, clock, contents) as blocks,
-        ):
+        with ready_blocks(session, engine, clock, contents) as blocks:
             tiles = _Tiles(session, engine, clock, blocks, driver)
             computed = sum(map(tiles.fill, files_to_fill, files))
     spent = _Spent(computed, time.perf_counter() - start, session.comm.allgather(clock.seconds))
@@ -162,7 +159,7 @@ class _Tiles:
         begun: deque[tuple[int, Result]] = deque()
         for number, following in zip_longest(mine, mine[1:]):
             self.session.faults.step("kernel")
-            if self.session.stop.requested:
+            if self.session.stop.is_requested_of_any():
                 break
             begun.append((number, self._begin(work, number, following)))
             if len(begun) > self.engine.ahead:
@@ -214,7 +211,7 @@ def _report(
     mean = float(np.mean(spent.engine))
     seconds = {"max": max(spent.engine), "mean": mean}
     share = {name: value / spent.seconds for name, value in seconds.items()}
-    session.folder.update_report(
+    session.update_report(
         kernel={
             "pairs": train.pairs + test.pairs,
             "pairs_computed_in_this_run": spent.pairs,

@@ -16,6 +16,7 @@ from hpcnk.run.prepare import require_inputs
 from hpcnk.run.provenance import (
     require_same,
     solution_provenance,
+    solver_settings,
     test_contents,
     train_contents,
 )
@@ -26,7 +27,7 @@ from hpcnk.run.stored import read_labels, read_solution
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.solve import cross_product
 from hpcnk.solve.operator import HeldTile
-from hpcnk.store import Layout, TileReader, read_attributes, read_shape, write_arrays
+from hpcnk.store import Layout, TileReader, differences, read_attributes, read_shape, write_arrays
 from hpcnk.tiling import deal
 
 Array = NDArray[np.float64]
@@ -46,12 +47,13 @@ def predict(session: Session) -> bool:
     kernel = require_complete(session, folder.kernel, train_contents(contents))
     tested = test_contents(session.deck, contents)
     layout = require_complete(session, folder.test_kernel, tested)
-    origin = solution_provenance(session.deck, kernel.id, contents)
+    origin = solution_provenance(session.deck, kernel.id, contents) | solver_settings(session.deck)
     single_thread_if_reproducible(session)
     alpha, results = _shared_solution(session, origin)
     ridges, n, outputs = alpha.shape
     block = np.ascontiguousarray(alpha.transpose(1, 0, 2)).reshape(n, ridges * outputs)
-    product = _product(session, layout, contents, block, _largest(results))
+    largest = _largest(results) if session.deck.solve.reproducible else np.inf
+    product = _product(session, layout, contents, block, largest)
     predictions = product.reshape(-1, ridges, outputs).transpose(1, 0, 2)
     on_root(session.comm, lambda: _record(session, predictions, results))
     if not usable(results):
@@ -107,9 +109,10 @@ def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
     if not path.exists():
         raise UsageError(f"there is no solution in {session.folder.path}", advice)
     stored = read_attributes(path)
-    ridges = stored.get("solve.ridge")
-    if ridges != origin["solve.ridge"]:
-        raise UsageError(f"{path} was solved for the ridges {ridges}", advice)
+    settings = ("solve.ridge", *solver_settings(session.deck))
+    changed = differences(*({key: made.get(key) for key in settings} for made in (stored, origin)))
+    if changed:
+        raise UsageError(f"{path} was solved otherwise:\n  " + "\n  ".join(changed), advice)
     require_same(path, stored, origin, complete=True)
     return read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
 
@@ -139,7 +142,7 @@ def _record(session: Session, product: Array, results: Results) -> None:
     with session.faults.writing("predict", folder.predictions):
         write_arrays(folder.predictions, {**arrays, "test/target": target}, {"task": targets.task})
     metrics = [score(targets.task, values, target, encoded) for values in predictions]
-    folder.update_report(**results, test=metrics)
+    session.update_report(**results, test=metrics)
     for ridge, values in zip(session.deck.solve.ridge, metrics, strict=True):
         chosen = "  <- chosen on the validation rows" if ridge == results["selected_ridge"] else ""
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())

@@ -56,7 +56,7 @@ def _prepare(session: Session) -> str:
     examples = load(deck.data)
     session.watchdog.beat()
     hashes = {"training": examples.digest_train, "test": examples.digest_test}
-    session.folder.update_report(data_hash=hashes)
+    session.update_report(data_hash=hashes)
     wanted = _attributes(inputs_provenance(deck) | _contents(examples))
     if path.exists():
         check_arrays(path)

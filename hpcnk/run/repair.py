@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hpcnk.comm import agreement
+from hpcnk.comm import agreement, on_root
 from hpcnk.errors import StorageError
 from hpcnk.run.clock import Clock
 from hpcnk.run.session import Session
 from hpcnk.run.work import Work, engine_of_rank, ready_blocks, works
-from hpcnk.store import Layout, replace_tile
+from hpcnk.store import Layout, TileReader, check_arrays, replace_tile, tile_checksum
 
 STAGE = "repair"  # its warnings stay in the report, for no later stage begins by this name
 
@@ -29,13 +29,17 @@ def repair(
         return False
     if again:
         raise _failing(layout, damaged)
+    # What tiles are made from must be sound itself; the variances are checked as they are read.
+    on_root(session.comm, lambda: check_arrays(session.folder.inputs))
     engine = engine_of_rank(session)
     work = next(w for w in works(session, engine, contents) if w.path == layout.path)
     _require_backend(layout, work, damaged)
     with ready_blocks(session, engine, Clock(), contents) as blocks, agreement(session.comm):
         for number in mine:
             sides = [blocks.at(*side) for side in work.sides(layout.grid.at(number))]
-            replace_tile(layout, number, engine.start_block(*sides).result())
+            block = engine.start_block(*sides).result()
+            _require_code(layout, work, number, tile_checksum(layout, block))
+            replace_tile(layout, number, block)
     session.warn(
         STAGE,
         f"{layout.path.name}: {_named(damaged)} had changed on the disk (checksum) and was "
@@ -53,6 +57,19 @@ def _require_backend(layout: Layout, work: Work, damaged: list[int]) -> None:
             f"here there is {now}",
             f"start the same command where the back end {was} works: it computes the tile anew",
         )
+
+
+def _require_code(layout: Layout, work: Work, number: int, found: int) -> None:
+    """Refuse to mix tiles of two codes in one file, unless the bytes are those that were there."""
+    was, now = (made.get("code", "unknown") for made in (layout.provenance, work.provenance))
+    with TileReader(layout) as reader:
+        if was != now and found != reader.checksums[number]:
+            raise StorageError(
+                f"tile {number} of {layout.path} is damaged, was made by hpcnk {was}, and "
+                f"{now}, which this is, computes other bytes",
+                f"repair it with the version that made it, or remove {layout.path.name} to have "
+                "all of it computed anew",
+            )
 
 
 def _failing(layout: Layout, damaged: list[int]) -> StorageError:

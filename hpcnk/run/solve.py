@@ -34,7 +34,7 @@ from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.run.systems import SolvedSystems, solve_systems
 from hpcnk.run.validation import VALIDATION, edge, validate
 from hpcnk.solve import TileOperator
-from hpcnk.store import Layout, TileReader, read_attributes, read_layout, write_arrays
+from hpcnk.store import Layout, TileReader, differences, read_attributes, read_layout, write_arrays
 from hpcnk.tiling import deal
 
 Results = dict[str, Any]
@@ -68,13 +68,16 @@ def _solved_before(session: Session, origin: dict[str, str]) -> Results | None:
         return None
     try:
         stored = read_attributes(path)
-        if any(stored.get(key) != value for key, value in origin.items()):
+        changed = differences({key: stored.get(key) for key in origin}, origin)
+        if changed:
+            session.say(f"solve: anew, for {'; '.join(changed)}")
             return None
         _, results = read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
     except StorageError as error:
         session.warn(STAGE, f"solved anew, for {error.what}")
         return None
     session.say("solve: complete already")
+    _remove_checkpoints(session, origin)  # a kill may have come between the two
     return results
 
 
@@ -124,6 +127,7 @@ def _load(session: Session, layout: Layout, contents: dict[str, Any]) -> TileOpe
     for again in (False, True, True):
         with agreement(comm), TileReader(layout) as reader:
             held |= dict(_intact(session, reader, missing))
+        session.stop.raise_if_requested(comm)
         missing = [number for number in mine if number not in held]
         if not repair(session, layout, contents, missing, again):
             break
@@ -134,6 +138,8 @@ def _intact(
     session: Session, reader: TileReader, numbers: list[int]
 ) -> Iterator[tuple[int, NDArray[Any]]]:
     for number in numbers:
+        if session.stop.requested:
+            return
         session.faults.flip("solve", reader.layout, number)
         tile = reader.read_intact(number)
         session.watchdog.beat()
@@ -177,18 +183,22 @@ def _record(
 
     def write() -> None:
         write_arrays(session.folder.solution, arrays, origin)
-        for name in (VALIDATION, ALL):
-            Checkpoints(session, name, origin).remove()
+        _remove_checkpoints(session, origin)
 
     on_root(session.comm, write)
     return results
+
+
+def _remove_checkpoints(session: Session, origin: dict[str, str]) -> None:
+    for name in (VALIDATION, ALL):
+        Checkpoints(session, name, origin).remove()
 
 
 def _tell(session: Session, results: Results) -> bool:
     """Put the results into the report; return whether they can be trusted."""
     ridge, selected = session.deck.solve.ridge, results["selected_ridge"]
     if session.root:
-        session.folder.update_report(**results, test=None)
+        session.update_report(**results, test=None)
     if selected is not None and len(ridge) > 1:
         hint = edge(ridge, selected)
         session.say(f"solve: ridge {selected:g} is the best on the validation rows{hint}")

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcnk.errors import UsageError
+from hpcnk.run.checkpoint import PASSES
 from hpcnk.run.folder import Folder
-from hpcnk.store import read_journals, read_layout
+from hpcnk.run.guard.lock import running_holder
+from hpcnk.store import read_attributes, read_journals, read_layout
 
 
 def status(path: Path) -> list[str]:
@@ -20,9 +22,11 @@ def status(path: Path) -> list[str]:
     report = folder.read_report()
     return [
         f"{report['name']} ({report['deck']}), last started on {report['ranks']} rank(s)",
+        f"at work: {running_holder(folder.path) or 'nobody'}",
         f"inputs: {'written' if folder.inputs.exists() else 'not yet'}",
         *(_tiles(file) for file in (folder.kernel, folder.test_kernel)),
         *_results(report),
+        *_checkpoints(folder),
         *(f"WARNING: {text}" for texts in report["warnings"].values() for text in texts),
     ]
 
@@ -37,6 +41,12 @@ def _tiles(path: Path) -> str:
     return (
         f"{path.name}: {done} of {layout.grid.count} tiles ({100 * done / layout.grid.count:.1f} %)"
     )
+
+
+def _checkpoints(folder: Folder) -> list[str]:
+    """Say how far a solve has come that is not over."""
+    paths = sorted(folder.path.glob("checkpoint-*.h5"))
+    return [f"{path.name}: after {read_attributes(path)[PASSES]} passes" for path in paths]
 
 
 def _results(report: dict) -> list[str]:

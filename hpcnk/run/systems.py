@@ -150,12 +150,16 @@ def _observe(session: Session, which: Which, checkpoints: Checkpoints, systems: 
 
 
 def _warn_of_failures(session: Session, solution: Solution, outputs: int, which: str) -> None:
-    for column, status in enumerate(solution.status):
-        if status is not Status.CONVERGED:
-            ridge = session.deck.solve.ridge[column // outputs]
-            session.warn(
-                "solve",
-                f"{which}, ridge {ridge:g}, output {column % outputs}: {status.value} "
-                f"(true relative residual {solution.true_relative_residual[column]:.1e} after "
-                f"{solution.iterations[column]} iterations)",
-            )
+    """Warn once a ridge and kind of failure."""
+    for i, ridge in enumerate(session.deck.solve.ridge):
+        columns = range(i * outputs, (i + 1) * outputs)
+        for status in Status:
+            failed = [c for c in columns if solution.status[c] is status]
+            if failed and status is not Status.CONVERGED:
+                worst = solution.true_relative_residual[failed].max()
+                session.warn(
+                    "solve",
+                    f"{which}, ridge {ridge:g}, {len(failed)} of {outputs} output(s): "
+                    f"{status.value} (worst true relative residual {worst:.1e} after at most "
+                    f"{solution.iterations[failed].max()} iterations)",
+                )

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.engine import Engine, asked_threads, make_engine, usable_cores
-from hpcnk.errors import ArchitectureError, DataError, UsageError
+from hpcnk.errors import ArchitectureError, DataError, StorageError, UsageError
 from hpcnk.kernels import parse
 from hpcnk.report import size
 from hpcnk.run.blocks import Blocks
@@ -37,6 +37,10 @@ from hpcnk.tiling import Tile
 
 BOUNDS = {"float32": (5e-6, 2e-3), "float64": (1e-11, 1e-6)}  # relative: nearly all, every entry
 NEARLY_ALL = 0.99
+_REMEDY = (
+    "damaged tiles are computed anew when they are next read: remove solution.h5, if it is there, "
+    "and start `hpcnk run` again; wrong ones only if you remove the file"
+)
 COPIES = 5  # of a tile in float64, while it is compared
 
 
@@ -65,27 +69,57 @@ class Verdict:
             head += ", all checksums hold"
         text = f"{head}; {self.recomputed} computed again in float64, "
         text += f"largest relative difference {self.worst:.1e}"
-        return text + (f"; WRONG: {_listed(self.wrong)}" if self.wrong else "")
+        text += f"; WRONG: {_listed(self.wrong)}" if self.wrong else ""
+        return text + ("" if self.good else f"\n  -> {_REMEDY}")
 
 
-def verify(path: Path, sample: int, seed: int) -> list[Verdict]:
+@dataclass(frozen=True)
+class FileVerdict:
+    """What was found in a file of arrays; `problem` is empty when all is well."""
+
+    path: Path
+    problem: str
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problem
+
+    def __str__(self) -> str:
+        return f"{self.path.name}: {self.problem or 'all checksums hold'}"
+
+
+def verify(path: Path, sample: int, seed: int) -> list[Verdict | FileVerdict]:
     """Check all arrays and tiles in an output folder; compute `sample` tiles of each file anew.
 
     Raises UsageError when there is nothing to check or too little memory for a tile, StorageError
-    for a damaged array, and where files do not fit together.
+    where the tile files cannot be read or do not fit.
     """
     folder = Folder(path)
     files = [file for file in (folder.kernel, folder.test_kernel) if folder.holds(file)]
     if not files:
         raise UsageError(f"{path} holds no kernel.h5", "give the folder that the deck names")
-    for arrays in (folder.inputs, folder.solution, folder.predictions):
-        if arrays.exists():
-            check_arrays(arrays)
-    if folder.inputs.exists():
-        check_inputs(folder.inputs, read_attributes(folder.inputs))
-    if folder.variances.exists():
-        _check_variances(folder.variances)
-    return [_verify(folder, read_layout(file), sample, seed) for file in files]
+    arrays = (folder.inputs, folder.variances, folder.solution, folder.predictions)
+    found: list[Verdict | FileVerdict] = [
+        _verify_arrays(folder, file) for file in arrays if file.exists()
+    ]
+    if not all(verdict.good for verdict in found[:1]):
+        sample = 0  # nothing can be computed from damaged inputs
+    return found + [_verify(folder, read_layout(file), sample, seed) for file in files]
+
+
+def _verify_arrays(folder: Folder, path: Path) -> FileVerdict:
+    """Check one file of arrays; damage is for the verdict, not raised."""
+    try:
+        if path == folder.variances:
+            _check_variances(path)
+        else:
+            check_arrays(path)
+        if path == folder.inputs:
+            check_inputs(path, read_attributes(path))
+    except StorageError as error:
+        return FileVerdict(path, str(error))
+    return FileVerdict(path, "")
 
 
 def _check_variances(path: Path) -> None:

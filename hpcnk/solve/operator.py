@@ -60,8 +60,9 @@ class TileOperator:
 
     @cached_property
     def _largest(self) -> float:
-        """Bound the entries: |K_ij| <= max K_ii, for K is positive semi-definite. Collective."""
-        return SLACK * float(np.abs(self.diagonal()).max())
+        """The largest entry, NaN if there is one. Collective."""
+        mine = max((_largest_of(entries) for _, entries in self._tiles), default=0.0)
+        return SLACK * float(np.max(self.sums.comm.allgather(mine)))
 
     def column(self, index: int) -> Array:
         """Return column `index` of K, shape (n,). Collective."""
@@ -116,16 +117,23 @@ def cross_product(
     """Return the product of an m x n matrix with v, (n, columns). Collective.
 
     All ranks' `tiles` together make up the matrix. They are consumed one at a time, so they can
-    stream from a file. `largest` bounds the matrix's entries; sums in fixed point need it, and are
-    NaN if it does not hold.
+    stream from a file. `largest` bounds the matrix's entries: sums in fixed point need it. The
+    product is NaN if it does not hold.
     """
     product = sums.begin((m, v.shape[1]), lambda: SLACK * largest * np.abs(v).sum(axis=0))
     for tile, entries in tiles:
         rows = np.empty((len(entries), v.shape[1]))
         for part, strip in _strips(entries):
             rows[part] = strip @ v[tile.columns]
+        if largest < np.inf and not _largest_of(entries) <= largest:
+            rows[:] = np.nan  # the sum could overflow
         product.add(tile.rows, rows)
     return product.total()
+
+
+def _largest_of(entries: NDArray[Any]) -> float:
+    """Return max |entry|, without a copy of the tile; NaN if one is."""
+    return float(np.max([entries.max(), -entries.min()]))
 
 
 def _add_products(product: Sum, tile: Tile, entries: NDArray[Any], v: Array) -> None:

@@ -36,7 +36,13 @@ from hpcnk.store.variances import (
     read_variances_layout,
     variances_bytes,
 )
-from hpcnk.store.writer import TileWriter, mark_complete, replace_tile, write_tile_bytes
+from hpcnk.store.writer import (
+    TileWriter,
+    mark_complete,
+    replace_tile,
+    tile_checksum,
+    write_tile_bytes,
+)
 
 __all__ = [
     "Driver",
@@ -73,6 +79,7 @@ __all__ = [
     "require_own_folder",
     "require_regular",
     "storage_errors",
+    "tile_checksum",
     "variances_bytes",
     "write_arrays",
     "write_text",

@@ -26,9 +26,13 @@ _METADATA = 64 << 10  # bytes that HDF5 itself may write
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 
+_DAMAGED = (
+    "the file is damaged or was not written by hpcnk: remove it and run the stage that writes it "
+    "again"
+)
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # What h5py and NumPy raise on damaged bytes, beside what `storage_errors` knows.
-_CAUSES = (ValueError, TypeError, AttributeError, OverflowError, MemoryError)
+_CAUSES = (ValueError, TypeError, AttributeError, OverflowError)
 
 
 @contextmanager
@@ -42,13 +46,13 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
             _require_signature(path)
             with h5py.File(path, "r", locking=False) as file:
                 yield file
+    except StorageError as error:
+        if isinstance(error.__cause__, OSError) and not error.__cause__.errno:  # HDF5 itself
+            raise StorageError(error.what, _DAMAGED) from error.__cause__
+        raise
     except _CAUSES as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise StorageError(
-            f"reading {path} failed: {reason}",
-            "the file is damaged or was not written by hpcnk: remove it and run the stage that "
-            "writes it again",
-        ) from error
+        raise StorageError(f"reading {path} failed: {reason}", _DAMAGED) from error
 
 
 def _require_signature(path: Path) -> None:

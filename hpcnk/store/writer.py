@@ -157,6 +157,11 @@ def write_tile_bytes(layout: Layout, number: int, tile: NDArray[Any]) -> None:
         os.fsync(file.fileno())
 
 
+def tile_checksum(layout: Layout, block: NDArray[Any]) -> int:
+    """Return the checksum that a block would have once it is stored."""
+    return checksum(_padded(block, layout.grid.tile, layout.dtype))
+
+
 def replace_tile(layout: Layout, number: int, block: NDArray[Any]) -> None:
     """Put a tile in the place of a damaged one in a complete file. One rank calls this.
 

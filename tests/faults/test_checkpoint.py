@@ -130,3 +130,43 @@ def test_a_damaged_solution_is_found_anew(done):
     assert ended.code == 0 and "solved anew, for" in ended.output, ended.output
     assert predictions(folder)[0].tobytes() == before
     assert report(folder)["warnings"]["repair"]
+
+
+@pytest.mark.parametrize(
+    "section,changed", [("solve", {"tolerance": 0.5}), ("data", {"seed": 5, "validation": 7})]
+)
+def test_predictions_of_other_settings_are_refused(done, section, changed):
+    deck, _ = done
+    edit(deck, section, **changed)
+    ended = hpcnk(2, "predict", deck)
+    assert ended.code == 2 and "was solved otherwise" in ended.output, ended.output
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and "solve: anew, for" in ended.output, ended.output
+
+
+def test_what_a_kill_left_beside_the_solution_goes_with_the_next_start(done):
+    deck, folder = done
+    for name in (
+        "checkpoint-all-0.h5",
+        "checkpoint-validation-1.h5",
+        ".solution.h5.77.tmp",
+        "stop",
+    ):
+        (folder / name).write_bytes(b"left over")
+    assert hpcnk(2, "run", deck).code == 0
+    assert not [path.name for path in folder.iterdir() if path.name[0] == "."]
+    assert not checkpoints(folder) and not (folder / "stop").exists()
+
+
+def test_a_solve_that_failed_stays_so_after_a_start(write_deck, tmp_path):
+    """One column reaches its limit and leaves before the other; what is stored says so."""
+    deck = write_deck(solve={**SOLVE, "ridge": [1e-6, 10.0], "max_iterations": 12})
+    first = hpcnk(1, "run", deck)
+    assert first.code == 0 and "max_iterations" in first.output, first.output
+    expected = report(tmp_path / "small")["solve"]
+    (tmp_path / "small" / "solution.h5").unlink()
+    late = {"HPCNK_FAULT": "rank=0,phase=solve,after=13,what=sigusr1"}
+    stopped = hpcnk(1, "run", deck, environment=late)
+    assert stopped.code == 75, stopped.output
+    assert hpcnk(1, "run", deck).code == 0
+    assert report(tmp_path / "small")["solve"] == expected

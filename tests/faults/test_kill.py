@@ -1,5 +1,6 @@
 """SIGKILL at random moments: nothing that was finished is lost, and the end is the same."""
 
+import shutil
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from tests.support.folders import finished, tiles
 from tests.support.kill_loop import kill_loop
-from tests.support.mpi import HPCNK, Job, hpcnk
+from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
 KILLS = 21  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
@@ -55,6 +56,27 @@ def test_a_signal_stops_cleanly_and_the_run_resumes(write_deck, tmp_path, data, 
     assert f"{done} of {len(tiles(path))} tiles are there, resuming" in again.output
 
 
+def test_a_signal_to_one_rank_stops_the_others_in_the_kernel_phase(write_deck, tmp_path, data):
+    """The other rank does not compute all of its share first."""
+    deck = write_deck("stopped", data=data, kernel=LONG)
+    fault = {"HPCNK_FAULT": "rank=1,phase=kernel,after=3,what=sigterm"}
+    ended = hpcnk(2, "kernel", deck, environment=fault)
+    assert ended.code == 75, ended.output
+    path = tmp_path / "stopped" / "kernel.h5"
+    assert len(finished(path)) < len(tiles(path)) / 4
+    assert hpcnk(2, "kernel", deck).code == 0  # the word to stop does not outlive the run
+
+
+def test_a_job_goes_on_when_nobody_reads_what_it_says(write_deck, tmp_path, data):
+    deck = write_deck("mute", data=data, kernel=KERNEL)
+    line = f"{HPCNK[0]} -m hpcnk run {deck} > >(head -n 1)"
+    ended = launch(2, ["bash", "-c", line])
+    assert ended.code == 0 and "Traceback" not in ended.output, ended.output
+    shutil.rmtree(tmp_path / "mute")
+    ended = launch(0, ["bash", "-c", f"{HPCNK[0]} -m hpcnk run {deck} > /dev/full"])
+    assert ended.code == 0 and "Traceback" not in ended.output, ended.output
+
+
 def test_status_while_the_job_runs(write_deck, tmp_path, data):
     deck = write_deck("watched", data=data, kernel=LONG)
     job = Job(2, [*HPCNK, "run", deck])
@@ -68,5 +90,6 @@ def test_status_while_the_job_runs(write_deck, tmp_path, data):
         rank.resume()
     assert status.code == 0, status.output
     assert "kernel.h5: " in status.output and "solve: not yet" in status.output
+    assert "at work: process " in status.output
     assert job.wait().code == 0
     assert "kernel.h5: complete" in hpcnk(0, "status", tmp_path / "watched").output

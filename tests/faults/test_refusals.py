@@ -121,7 +121,7 @@ def test_a_wrong_tile_is_found(done):
     writer.put(4, tile * np.float32(1.00001))
     writer.close()
     verdict = hpcnk(0, "verify", folder, "--tiles", 100)
-    assert verdict.code == 74 and "WRONG: tile 4\n" in verdict.output, verdict.output
+    assert verdict.code == 74 and "WRONG: tile 4\n  ->" in verdict.output, verdict.output
 
 
 def test_a_folder_without_permission(write_deck, tmp_path):

@@ -88,15 +88,49 @@ def test_damage_is_found_while_the_kernel_is_unfinished(write_deck, tmp_path):
     assert digest(tmp_path / "flipped") == digest(tmp_path / "whole")
 
 
-def test_a_disk_that_fails_again_ends_the_job(unsolved):
+@pytest.mark.parametrize("command,name", [("solve", "kernel.h5"), ("predict", "test_kernel.h5")])
+def test_a_disk_that_fails_again_ends_the_job(done, command, name):
     """What is written comes out damaged once more."""
-    deck, folder = unsolved
-    flip(folder / "kernel.h5", 3)
+    deck, folder = done
+    if command == "solve":
+        (folder / "solution.h5").unlink()
+    flip(folder / name, 3)
     program = (
         "import hpcnk.run.repair as repair, sys; from hpcnk.cli import main;"
         "repair.replace_tile = lambda *tile: None; sys.exit(main(sys.argv[1:]))"
     )
-    ended = launch(2, [sys.executable, "-c", program, "solve", deck])
+    ended = launch(2, [sys.executable, "-c", program, command, deck])
     assert ended.code == 74, ended.output
     assert ended.output.count("tile 3 of") == 1 and "is damaged again" in ended.output
     assert "Traceback" not in ended.output
+
+
+def test_a_tile_is_not_made_from_damaged_inputs(unsolved):
+    deck, folder = unsolved
+    with h5py.File(folder / "inputs.h5", "r") as file:
+        place = file["x_train"].id.get_offset()
+    _flip_at(folder / "inputs.h5", place + 3)
+    flip(folder / "kernel.h5", 0)
+    before = (folder / "kernel.h5").read_bytes()
+    ended = hpcnk(2, "solve", deck)
+    assert ended.code == 74 and "x_train in" in ended.output, ended.output
+    assert (folder / "kernel.h5").read_bytes() == before
+    verdict = hpcnk(0, "verify", folder)  # tells of all that is damaged, not of the first alone
+    assert verdict.code == 74 and "x_train in" in verdict.output, verdict.output
+    assert "DAMAGED, by their checksums: tile 0;" in verdict.output
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_tiles_of_two_codes_are_not_mixed(unsolved, same):
+    """Other code may repair a tile if it computes the bytes that were there."""
+    deck, folder = unsolved
+    with h5py.File(folder / "kernel.h5", "r+") as file:
+        made = json.loads(file.attrs["provenance"])
+        write_attributes(file, {"provenance": json.dumps({**made, "code": "0.0.1+old"})})
+    flip(folder / "kernel.h5", 5)
+    if not same:
+        layout = read_layout(folder / "kernel.h5")
+        _flip_at(folder / "kernel.h5", layout.checksums_offset + 4 * 5)
+    ended = hpcnk(2, "solve", deck)
+    assert ended.code == (0 if same else 74), ended.output
+    assert same or "was made by hpcnk 0.0.1+old" in ended.output, ended.output

@@ -58,9 +58,28 @@ def test_they_are_those_of_plain_sums_to_the_tolerance(data, write_deck, tmp_pat
     np.testing.assert_allclose(one, other, atol=1e-7)
 
 
-def test_test_rows_of_another_size_are_refused_not_added_wrongly(data, write_deck, tmp_path):
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_larger_test_rows_are_added_right(scale, data, write_deck, tmp_path):
+    found = {}
     arrays = dict(np.load(data["path"]))
-    arrays["x_test"] = arrays["x_test"] * 1e9
+    arrays["x_test"] = arrays["x_test"] * scale
+    np.savez(data["path"], **arrays)
+    for reproducible in (True, False):
+        deck = write_deck(
+            f"r{reproducible}",
+            data={**data, "normalize": False, "validation": 0},
+            kernel={"tile": 64},
+            solve={**SOLVE, "tolerance": 1e-10, "reproducible": reproducible},
+        )
+        assert hpcnk(2, "run", deck).code == 0
+        found[reproducible] = predictions(tmp_path / f"r{reproducible}")[0]
+    np.testing.assert_allclose(found[True], found[False], rtol=1e-5, atol=1e-6 * scale**2)
+
+
+@pytest.mark.parametrize("scale", [2.0**24, 2.0**26, 1e9])
+def test_test_rows_of_another_size_are_refused_not_added_wrongly(scale, data, write_deck, tmp_path):
+    arrays = dict(np.load(data["path"]))
+    arrays["x_test"] = arrays["x_test"] * scale
     np.savez(data["path"], **arrays)
     deck = write_deck(data={**data, "normalize": False}, kernel={"tile": 64}, solve=SOLVE)
     ended = hpcnk(2, "run", deck)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import solve as dense_solve
 
+from hpcnk.comm import FixedPointSums
 from hpcnk.errors import SolveError
 from hpcnk.solve import (
     Limits,
@@ -17,7 +18,7 @@ from hpcnk.solve import (
     pivoted_cholesky,
 )
 from hpcnk.tiling import CrossGrid, TriangleGrid
-from tests.support.dense import SUMS, DenseOperator, kernel_matrix, tiles_of
+from tests.support.dense import SUMS, DenseOperator, Single, kernel_matrix, tiles_of
 
 N, OUTPUTS = 90, 3
 RIDGES = (1e-1, 1e-3, 1e-5)
@@ -261,3 +262,17 @@ def test_a_snapshot_of_a_finished_solve_needs_no_pass(problem):
     again = solve_all(k_operator, y, precondition=None, start=last)
     assert not k_operator.products and again.x.tobytes() == whole.x.tobytes()
     assert again.status == whole.status
+
+
+def test_sums_in_fixed_point_hold_for_entries_far_above_the_diagonal():
+    """No kernel, but a product must be right or none."""
+    rng = np.random.default_rng(0)
+    k = np.ones((64, 64)) * 40 + rng.normal(size=(64, 64))
+    k = (k + k.T) / 2
+    np.fill_diagonal(k, 1.0)
+    tiles = TileOperator(FixedPointSums(Single()), 64, tiles_of(k, TriangleGrid(64, 2)))
+    v = np.ones((64, 1))
+    np.testing.assert_allclose(tiles.apply(v), k @ v, rtol=1e-13)
+    k[5, 9] = k[9, 5] = np.nan
+    tiles = TileOperator(FixedPointSums(Single()), 64, tiles_of(k, TriangleGrid(64, 2)))
+    assert np.isnan(tiles.apply(v)).any()

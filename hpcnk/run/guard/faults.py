@@ -71,13 +71,11 @@ def parse_fault(text: str) -> Fault:
 
 
 def _refusal(text: str) -> UsageError:
-    refusal = UsageError(
+    return UsageError(
         f"{VARIABLE}: expected rank=NUMBER,phase={'|'.join(PHASES)},after=NUMBER,"
         f"what={'|'.join(STEPS + WRITES)}; got {text!r}",
         "it is for tests of what happens when a rank fails: unset it for a run that matters",
     )
-    refusal.agreed = True  # all ranks have the same variable
-    return refusal
 
 
 class Faults:
