@@ -12,19 +12,6 @@ import yaml
 PROJECT = Path(__file__).resolve().parents[1]
 
 
-# Tests that start jobs go one after the other in each of these groups; the others go where there is
-# room. See tools/test.sh.
-GROUPS = {"faults": "jobs", "parallel": "jobs", "hosts": "hosts", "slurm": "hosts"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items):
-    for item in items:
-        group = GROUPS.get(item.path.relative_to(PROJECT / "tests").parts[0])
-        if group:
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(params=["posix", "mpio"])
 def driver(request):
     """Both store drivers, as far as this h5py has them."""

@@ -13,5 +13,6 @@ make_wheel_environment
 make_test_environment
 install_slurm
 export_test_environment
-# Jobs under mpirun and under Slurm wait a lot: three workers keep two cores busy.
-exec .venv-test/bin/python -m pytest -n 3 --dist loadgroup "$@"
+# Jobs under mpirun and under Slurm wait a lot: three workers keep two cores busy. The files that
+# take longest come first.
+exec .venv-test/bin/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder "$@"

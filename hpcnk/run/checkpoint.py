@@ -13,6 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from hpcnk.comm import broadcast, on_root
+from hpcnk.deck import Deck
 from hpcnk.errors import StorageError
 from hpcnk.run.session import Session
 from hpcnk.run.stored import refusal
@@ -21,6 +22,15 @@ from hpcnk.store import read_all_arrays, read_attributes, storage_errors, write_
 
 TURNS = (0, 1)
 PASSES = "passes"
+
+
+def checkpoint_blocks(deck: Deck) -> int:
+    """Count the blocks of vectors, (n, systems) float64, that checkpoints take on disk at most.
+
+    Three a file: two files in turn, and a third one while it is written; with validation rows that
+    of the first solve too. A signal stores one whatever the deck says.
+    """
+    return 3 * (4 if deck.data.validation else 3)
 
 
 class Checkpoints:

@@ -10,7 +10,7 @@ from tests.support.folders import finished, tiles
 from tests.support.kill_loop import kill_loop
 from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
-KILLS = 21  # of the 100 and more that `bash tools/faults.sh` takes
+KILLS = 12  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}
@@ -32,7 +32,7 @@ def test_a_loop_of_kills_changes_nothing(tmp_path):
     found = kill_loop(tmp_path, KILLS, seed=0)
     assert not found.problems, found
     assert {"kernel", "solve", "predict"} <= set(found.kills), found.kills
-    assert found.ends >= KILLS // 10
+    assert found.ends
 
 
 @pytest.mark.parametrize("ranks,signalled", [(1, 1), (2, 2), (2, 1)])

@@ -102,7 +102,8 @@ def test_a_rank_that_is_suspended_ends_the_job(victim, watched_deck, tmp_path):
     (silent,) = {"rank(s) 0 did not answer", "rank(s) 1 did not answer"} & {
         line.strip().split(":")[0] for line in ended.output.split("\n")
     }
-    assert list(stacks(folder)) == [f"rank-{1 - int(silent[8]):06d}.txt"]
+    # The other one may write its own too, when the launcher wakes it to end it.
+    assert f"rank-{1 - int(silent[8]):06d}.txt" in stacks(folder)
 
 
 HOLDING = """

@@ -42,6 +42,7 @@ AuthInfo=socket={{folder}}/munge.socket,cred_expire={REQUEUE_SECONDS}
 CredType=cred/munge
 StateSaveLocation={{folder}}/state
 SlurmdSpoolDir={{folder}}/spool
+TmpFS={{folder}}/tmp
 SlurmctldPidFile={{folder}}/slurmctld.pid
 SlurmdPidFile={{folder}}/slurmd.pid
 SlurmctldLogFile={{folder}}/slurmctld.log
@@ -203,7 +204,8 @@ class Cluster:
             time.sleep(nap)
 
     def _configure(self) -> None:
-        for name in ("state", "spool", "shared"):  # the last: Open MPI's, for `stop` to remove
+        # The last one is Open MPI's, for `stop` to remove.
+        for name in ("state", "spool", "tmp", "shared"):
             (self.folder / name).mkdir()
         key = self.folder / "munge.key"
         key.touch(mode=0o600)

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,20 +25,24 @@ POLL = 0.005  # seconds between looks at the log for the phase that is waited fo
 
 @dataclass
 class Found:
-    """Kills by the phase that they hit, runs that came to their end, and what went wrong."""
+    """Kills by the phase that they hit, those that came too late, runs that came to their end, and
+    what went wrong.
+    """
 
     kills: Counter = field(default_factory=Counter)
+    late: int = 0
     ends: int = 0
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         hits = ", ".join(f"{count} in {phase}" for phase, count in sorted(self.kills.items()))
-        text = f"{hits}; {self.ends} ends, all equal bit for bit, no finished work lost"
+        text = f"{hits} ({self.late} more came after the end); {self.ends} runs to the end, "
+        text += "all equal bit for bit, no finished work lost"
         return text if not self.problems else "\n".join(["PROBLEMS", *self.problems])
 
 
 def kill_loop(folder: Path, kills: int, seed: int) -> Found:
-    """Kill `kills` times, on 1 to 3 ranks in turn; after each compare all that is finished."""
+    """Hit a job `kills` times, on 1 to 3 ranks in turn; after each compare all that is finished."""
     return _Loop(folder, random.Random(seed)).run(kills)
 
 
@@ -57,7 +61,9 @@ class _Loop:
         self._found = Found()
 
     def run(self, kills: int) -> Found:
-        for number in range(kills):
+        for number in count():
+            if self._found.kills.total() >= kills:
+                break
             ranks, driver = 1 + number % 3, drivers()[number % len(drivers())]
             target = PHASES[number % len(PHASES)]
             self._make_ready(target)
@@ -91,8 +97,10 @@ class _Loop:
         ended = job.process.poll() is not None
         job.kill()
         job.wait()
-        phase = (_phases(self._output)[starts:] or ["the start"])[-1]
-        self._found.kills["after the end" if ended else phase] += 1
+        if ended:
+            self._found.late += 1
+        else:
+            self._found.kills[(_phases(self._output)[starts:] or ["the start"])[-1]] += 1
 
     def _check(self, number: int) -> None:
         """Compare every finished tile; a checkpoint or a solution that is there must be sound."""

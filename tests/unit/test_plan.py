@@ -148,7 +148,7 @@ def test_the_plan_in_words(deck, monkeypatch):
 
 def test_threads_share_the_cores_of_a_host(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr("hpcnk.run.plan.usable_cores", lambda: frozenset(range(12)))
+    monkeypatch.setattr("hpcnk.run.plan.sizes.usable_cores", lambda: frozenset(range(12)))
     assert Place().threads == 12
     assert Place(ranks=6, hosts=2).threads == 4
     assert Place(ranks=100).threads == 1

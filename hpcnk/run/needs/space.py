@@ -19,6 +19,7 @@ from hpcnk.engine.precision import working_dtype
 from hpcnk.errors import DiskFull, StorageError, UsageError
 from hpcnk.kernels import Architecture, parse
 from hpcnk.report import size
+from hpcnk.run.checkpoint import checkpoint_blocks
 from hpcnk.run.folder import Folder
 from hpcnk.run.needs.filesystem import FileSystem, file_system, nearest
 from hpcnk.run.session import Session
@@ -37,9 +38,6 @@ from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
 FLOAT64 = 8  # bytes
 SUM_BYTES = 4  # the checksum of one tile, in its file
-# Two files in turn, of three blocks of vectors, and a third one while it is written; with
-# validation rows that of the first solve too.
-CHECKPOINTS = {False: 3 * 3, True: 4 * 3}
 SUNDRIES = 1 << 20  # bytes of reports, events, and what HDF5 keeps for itself
 BLOCK = 512  # bytes, the unit of st_blocks everywhere
 # Open MPI's own MPI-IO puts ".data.RANK" behind a path, into 256 bytes; 4.1 then aborts.
@@ -81,9 +79,7 @@ def job_needs(folder: Folder, deck: Deck, rows: Rows) -> list[Need]:
         _variances(folder.variances, parse(deck.kernel.layers), entry, rows),
         # Written beside the old ones, if there are any, before these go.
         Need("results", (rows.train + rows.test) * block + rows.test * rows.outputs * FLOAT64),
-        Need(
-            "the solver's checkpoints", CHECKPOINTS[bool(deck.data.validation)] * rows.train * block
-        ),
+        Need("the solver's checkpoints", checkpoint_blocks(deck) * rows.train * block),
         Need("reports and the like", SUNDRIES),
     ]
 

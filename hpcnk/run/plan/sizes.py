@@ -11,6 +11,7 @@ from hpcnk.deck import Deck
 from hpcnk.engine import Engine, asked_threads, device_problem, make_engine, usable_cores
 from hpcnk.engine.precision import working_dtype
 from hpcnk.kernels import parse
+from hpcnk.run.checkpoint import checkpoint_blocks
 from hpcnk.run.needs.kernel_memory import FLOAT64, Job, KernelMemory, device_memory, kernel_memory
 from hpcnk.run.needs.prepare_memory import PrepareMemory, prepare_memory
 from hpcnk.run.needs.solve_memory import SolveMemory, solve_job, solve_memory
@@ -19,7 +20,6 @@ from hpcnk.run.variances import positions
 from hpcnk.store import variances_bytes
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
-CHECKPOINTS = 2 * 3  # two files, of three blocks of vectors
 FILES = 12  # beside journals: tiles, rows, results, checkpoints, reports, the lock
 
 
@@ -159,7 +159,7 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         disk_inputs=(n + m) * (features * entry + 2 * data.outputs * FLOAT64),
         disk_variances=_variances(engine, data),
         disk_results=(n + m) * systems * FLOAT64,
-        disk_checkpoints=CHECKPOINTS * n * systems * FLOAT64 if deck.solve.checkpoint else 0,
+        disk_checkpoints=checkpoint_blocks(deck) * n * systems * FLOAT64,
         prepare=prepare_memory(deck, data),
         kernel_memory_per_rank=kernel_memory(engine, job),
         device_memory_per_rank=device_memory(engine, job),
