@@ -5,7 +5,7 @@ from tests.slurm.cluster import Cluster, absence
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
-    """A running Slurm of this session's own."""
+    """A running Slurm of these tests' own."""
     why = absence()
     if why:
         pytest.skip(f"no throw-away Slurm here: {why}")
