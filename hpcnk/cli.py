@@ -60,21 +60,23 @@ def _tell(text: str) -> None:
 
 
 def _build(path: Path) -> None:
-    """Build the CPU engine, which describes the rows for a GPU too. Raises BackendError, DeckError.
+    """Build the CPU engine, which describes the rows for a GPU too, and the solver's products.
 
     Done before all else: a compiler must not be started by a process in which MPI runs, and where
-    h5py is built with MPI, importing it starts MPI.
+    h5py is built with MPI, importing it starts MPI. Raises BackendError, DeckError.
     """
     from hpcnk.deck import read_deck
     from hpcnk.engine import require_device
     from hpcnk.engine.build import built_library
     from hpcnk.kernels import find_problems
+    from hpcnk.solve import built_products
 
     backend = read_deck(path, find_problems).kernel.backend
     if backend == "gpu":
         require_device()
     if backend != "reference":
         built_library()
+        built_products()
 
 
 def _build_if_possible(path: Path) -> None:
@@ -105,10 +107,11 @@ def _plan(options: argparse.Namespace) -> int:
     from hpcnk.run.plan.text import describe_plan
 
     deck, data = check(options.deck)
-    place = Place(options.ranks, options.hosts)
+    memory = options.host_memory or available_memory()
+    place = Place(options.ranks, options.hosts, memory)
     planned = plan(deck, resized(data, options.rows, options.test_rows), place)
     times = estimate(planned, place, options.pairs_per_second, options.disk_rate)
-    ground = Ground(deck.output, options.host_memory or available_memory())
+    ground = Ground(deck.output, memory)
     _tell(describe_plan(planned, place, times, hazards(planned, place, times, ground)))
     return 0
 
@@ -150,12 +153,20 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _stages() -> dict[str, Stage]:
+    from hpcnk.run.compare.stage import compare, require_comparable
     from hpcnk.run.kernel import kernel
     from hpcnk.run.predict import predict
     from hpcnk.run.prepare import prepare
     from hpcnk.run.solve import solve
 
-    return {"prepare": prepare, "kernel": kernel, "solve": solve, "predict": predict}
+    return {
+        "prepare": prepare,
+        "kernel": kernel,
+        "solve": solve,
+        "predict": predict,
+        "comparable": require_comparable,
+        "compare": compare,
+    }
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -200,6 +211,11 @@ _DECK_COMMANDS = (
     ("kernel", "compute and store the kernel's tiles", _job(*_PREPARE_KERNEL)),
     ("solve", "solve for all ridges with the stored kernel", _job("solve")),
     ("predict", "predict the test rows with the stored solution", _job("predict")),
+    (
+        "compare",
+        "fit approximations and the exact solution, plot test error against cost",
+        _job("prepare", "comparable", "kernel", "compare"),
+    ),
 )
 
 

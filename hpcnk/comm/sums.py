@@ -13,7 +13,8 @@ still less than float64's own rounding.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from hpcnk.comm.agree import any_rank
 from hpcnk.comm.reduce import sum_over_ranks
+from hpcnk.comm.rows import share_sum
 from hpcnk.comm.world import Communicator
 
 Array = NDArray[np.float64]
@@ -34,7 +36,16 @@ class Sum(Protocol):
     """A matrix that grows by addends, on each rank, and is then added up over the ranks."""
 
     def add(self, rows: slice, addend: Array) -> None:
-        """Add (rows, columns) to these rows."""
+        """Add to these rows; an addend may have some of the columns, the leading ones."""
+
+    def addend(self, rows: slice, columns: int) -> AbstractContextManager[Array]:
+        """Give an array (rows, columns) for these rows and leading columns, to be added to."""
+
+    def share(self, blocks: Sequence[slice]) -> Array:
+        """Return this rank's rows of the sum of all ranks' addends. Collective; once.
+
+        `blocks` lists the rows of every rank.
+        """
 
     def total(self) -> Array:
         """Return the sum of all ranks' addends, equal on all ranks. Collective; once."""
@@ -44,6 +55,7 @@ class Sums(Protocol):
     """How sums over the ranks of one communicator are made."""
 
     comm: Communicator
+    ordered: bool  # whether a sum has the same bits for any number of ranks
 
     def begin(self, shape: tuple[int, int], bound: Bound) -> Sum:
         """Begin a sum of this shape. `bound` is asked for, on all ranks, if it is needed."""
@@ -51,6 +63,8 @@ class Sums(Protocol):
 
 class FloatSums:
     """Sums in float64, in the order in which addends come and ranks are joined."""
+
+    ordered = False
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -62,6 +76,8 @@ class FloatSums:
 
 class FixedPointSums:
     """Sums that have the same bits for any order of addends and any number of ranks."""
+
+    ordered = True
 
     def __init__(self, comm: Communicator) -> None:
         self.comm = comm
@@ -79,35 +95,57 @@ class _FloatSum:
         self._sum = np.zeros(shape)
 
     def add(self, rows: slice, addend: Array) -> None:
-        self._sum[rows] += addend
+        self._sum[rows, : addend.shape[1]] += addend
+
+    @contextmanager
+    def addend(self, rows: slice, columns: int) -> Iterator[Array]:
+        yield self._sum[rows, :columns]
+
+    def share(self, blocks: Sequence[slice]) -> Array:
+        return share_sum(self._comm, self._sum, blocks)
 
     def total(self) -> Array:
         return sum_over_ranks(self._comm, self._sum)
 
 
 class _FixedPointSum:
-    """Two limbs. An addend above the bound, or none that is finite, makes the total NaN."""
+    """Two limbs. An addend above the bound, or one or a bound not finite, makes the total NaN."""
 
     def __init__(self, comm: Communicator, shape: tuple[int, int], bound: Array) -> None:
-        self._comm, self._bound, self._good = comm, bound, True
+        self._comm, self._bound, self._good = comm, bound, bool(np.isfinite(bound).all())
         self._high, self._low = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         self._units = _exponents(bound) - HIGH_BITS
 
     def add(self, rows: slice, addend: Array) -> None:
-        self._good = self._good and bool((np.abs(addend) <= self._bound).all())
+        columns = addend.shape[1]
+        self._good = self._good and bool((np.abs(addend) <= self._bound[:columns]).all())
         if not self._good:
             return
-        high = np.rint(np.ldexp(addend, -self._units))
-        rest = addend - np.ldexp(high, self._units)  # exact, as all steps but the last are
-        low = np.rint(np.ldexp(rest, LOW_BITS - self._units))
-        self._high[rows] += high.astype(np.int64)
-        self._low[rows] += low.astype(np.int64)
+        units = self._units[:columns]
+        high = np.rint(np.ldexp(addend, -units))
+        rest = addend - np.ldexp(high, units)  # exact, as all steps but the last are
+        low = np.rint(np.ldexp(rest, LOW_BITS - units))
+        self._high[rows, :columns] += high.astype(np.int64)
+        self._low[rows, :columns] += low.astype(np.int64)
+
+    @contextmanager
+    def addend(self, rows: slice, columns: int) -> Iterator[Array]:
+        addend = np.zeros((rows.stop - rows.start, columns))
+        yield addend
+        self.add(rows, addend)
+
+    def share(self, blocks: Sequence[slice]) -> Array:
+        return self._joined(lambda limb: share_sum(self._comm, limb, blocks))
 
     def total(self) -> Array:
-        if any_rank(self._comm, not self._good):
-            return np.full(self._high.shape, np.nan)
-        high = sum_over_ranks(self._comm, self._high)
-        low = sum_over_ranks(self._comm, self._low)
+        return self._joined(lambda limb: sum_over_ranks(self._comm, limb))
+
+    def _joined(self, summed: Callable[[NDArray], NDArray]) -> Array:
+        """Sum both limbs over the ranks and put them together."""
+        good = not any_rank(self._comm, not self._good)
+        high, low = summed(self._high), summed(self._low)
+        if not good:
+            return np.full(high.shape, np.nan)
         return np.ldexp(high + np.ldexp(low.astype(float), -LOW_BITS), self._units)
 
 

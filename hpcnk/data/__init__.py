@@ -1,8 +1,13 @@
 """Data sets: readers, selection of rows, normalisation, whitening and label encoding."""
 
+from hpcnk.data.coverage import (
+    label_notes,
+    require_labels_on_both_sides,
+    unlike_leading_rows,
+)
 from hpcnk.data.examples import Examples, describe, load
 from hpcnk.data.inputs import Inputs, preprocess
-from hpcnk.data.labels import Targets
+from hpcnk.data.labels import Targets, labelled
 from hpcnk.data.select import validation_rows
 from hpcnk.data.source import Description
 
@@ -12,7 +17,11 @@ __all__ = [
     "Inputs",
     "Targets",
     "describe",
+    "label_notes",
+    "labelled",
     "load",
     "preprocess",
+    "require_labels_on_both_sides",
+    "unlike_leading_rows",
     "validation_rows",
 ]

@@ -18,7 +18,7 @@ MOST_CLASSES = 65536
 
 
 class Arrays:
-    """Source of one file. Integer y are classes, real y regression targets.
+    """Source of one file. Integer y are classes, real y regression targets, NaN a missing one.
 
     Classes count from 0 to the largest label of the two parts; at least half of them have a row.
     """
@@ -71,7 +71,9 @@ class Arrays:
 
     def _checked(self, stored: StoredArray, y: Array, rows: RowNumbers | None) -> Array:
         if self._task == "regression":
-            return _native(y).astype(np.float64).reshape(len(y), -1)
+            values = _native(y).astype(np.float64).reshape(len(y), -1)
+            values[np.isnan(values)] = np.nan  # of the many bit patterns one, for the digest
+            return values
         bad = np.flatnonzero((y < 0) | (y >= MOST_CLASSES))
         if bad.size:
             row = bad[0] if rows is None else rows[bad[0]]

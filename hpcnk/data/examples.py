@@ -13,7 +13,7 @@ import numpy as np
 from hpcnk.data.arrays import Arrays
 from hpcnk.data.cifar10 import Cifar10
 from hpcnk.data.digits import Digits
-from hpcnk.data.select import select
+from hpcnk.data.select import select, shuffled_order
 from hpcnk.data.source import Array, Description, Part, RowNumbers, Source, Task, rows_per_block
 from hpcnk.deck import DataSection
 from hpcnk.errors import DataError
@@ -26,8 +26,9 @@ class Examples:
     """The selected rows as stored.
 
     `x_*` (rows, *input_shape) in the stored type; `y_*` classes (rows,) int64 or targets
-    (rows, outputs) float64; `train_rows`, `test_rows` their row numbers in the data set. `x_fit`
-    are the inputs that whitening is fitted on, `fit_rows` their numbers.
+    (rows, outputs) float64, NaN where there is no label; `train_rows`, `test_rows` their row
+    numbers in the data set: ascending, but with `data.shuffle` the training rows in random order.
+    `x_fit` are the inputs that whitening is fitted on, `fit_rows` their numbers.
     `classes` is None for regression. The digests are SHA-256, in hexadecimal, of shapes, types
     and bytes of x and y: of each part, and of the two part digests together.
     """
@@ -78,18 +79,21 @@ def describe(section: DataSection) -> Description:
 def load(section: DataSection) -> Examples:
     """Read the rows that the deck selects.
 
-    Raises DataError for NaN and infinite values and for images that are zero everywhere.
+    Raises DataError for infinite values, NaN in inputs, and images that are zero everywhere.
     """
     source = open_source(section)
     available = source.describe()
     train = _rows(section, source, available, "train")
     test = _rows(section, source, available, "test")
     x_train, y_train = _read(source, "train", train)
+    if section.shuffle:  # readers take ascending rows only
+        order = shuffled_order(len(train), section.seed)
+        x_train, y_train, train = x_train[order], y_train[order], train[order]
     x_test, y_test = _read(source, "test", test)
     fit, x_fit = train, x_train
-    if _fits_all(section):
+    if _fits_all(section) and len(train) < available.train_rows:
         fit = np.arange(available.train_rows)
-        x_fit = x_train if len(fit) == len(train) else _read(source, "train", fit)[0]
+        x_fit = _read(source, "train", fit)[0]
     digests = _digest(x_train, y_train), _digest(x_test, y_test)
     if x_fit is not x_train:  # what whitening is fitted on is part of the training data
         digests = _joined(digests[0], _digest(x_fit, fit)), digests[1]
@@ -122,25 +126,27 @@ def _rows(section: DataSection, source: Source, available: Description, part: Pa
 
 def _read(source: Source, part: Part, rows: RowNumbers) -> tuple[Array, Array]:
     x, y = source.read(part, rows)
-    _refuse_infinite(x, rows, f"x_{part}")
-    _refuse_infinite(y, rows, f"y_{part}")
+    _refuse_infinite(x, rows, f"x_{part}", may_miss=False)
+    _refuse_infinite(y, rows, f"y_{part}", may_miss=True)
     if x.ndim == 4:
         _refuse_blank(x, rows, part)
     return x, y
 
 
-def _refuse_infinite(values: Array, rows: RowNumbers, name: str) -> None:
+def _refuse_infinite(values: Array, rows: RowNumbers, name: str, may_miss: bool) -> None:
+    """Refuse infinite values, and NaN unless values may be missing."""
     if values.dtype.kind != "f":
         return
+    held = "infinite values" if may_miss else "NaN or infinite values"
     step = rows_per_block(values[0].nbytes)
     for start in range(0, len(values), step):
         block = values[start : start + step].reshape(len(values[start : start + step]), -1)
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        wrong = np.isinf(block) if may_miss else ~np.isfinite(block)
+        bad = np.flatnonzero(wrong.any(axis=1))
         if bad.size:
             row = rows[start + bad[0]]
-            raise DataError(
-                f"row {row} of {name} holds NaN or infinite values", "repair or drop this row"
-            )
+            advice = "; NaN stands for a label that is missing" if may_miss else ""
+            raise DataError(f"row {row} of {name} holds {held}", f"repair or drop this row{advice}")
 
 
 def _refuse_blank(images: Array, rows: RowNumbers, part: Part) -> None:

@@ -1,4 +1,4 @@
-"""Choosing rows: the first n, a range, so many of each class, and the validation split."""
+"""Choosing rows: the first n, a range, so many of each class; shuffling; the validation split."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hpcnk.data.source import Array, Part, RowNumbers
 from hpcnk.deck import PerClass, Rows
 from hpcnk.errors import DataError
 
+_SHUFFLE = 1  # tells the draw of the order from that of the validation rows, of the same seed
 _NAMES = {"train": "training", "test": "test"}
 
 
@@ -65,6 +66,11 @@ def _per_class(y: Array, classes: int, per_class: int, seed: int, part: Part) ->
     generator = np.random.default_rng(seed)
     drawn = [generator.permutation(np.flatnonzero(y == c))[:per_class] for c in range(classes)]
     return np.sort(np.concatenate(drawn))
+
+
+def shuffled_order(count: int, seed: int) -> RowNumbers:
+    """Return the positions 0 to count - 1 in a random order that depends on `seed` alone."""
+    return np.random.default_rng([seed, _SHUFFLE]).permutation(count)
 
 
 def validation_rows(y: ArrayLike, validation: float, seed: int) -> RowNumbers:

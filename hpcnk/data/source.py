@@ -46,7 +46,10 @@ class Source(Protocol):
         """What is available, without reading the inputs."""
 
     def labels(self, part: Part) -> Array:
-        """Classes (rows,) int64, or targets (rows, outputs) float64, of all rows of a part."""
+        """Classes (rows,) int64, or targets (rows, outputs) float64, of all rows of a part.
+
+        NaN stands for a target that is missing.
+        """
 
     def read(self, part: Part, rows: RowNumbers) -> tuple[Array, Array]:
         """Inputs (len(rows), *input_shape) as stored, and labels, of these ascending rows."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict
 from pydantic_core import PydanticCustomError
@@ -57,11 +57,15 @@ def _one_or_several(value: object) -> object:
 
 
 def _each_once(values: tuple[float, ...]) -> tuple[float, ...]:
-    if not values:
-        raise refused("at least one number", "an empty list")
     repeated = sorted({value for value in values if values.count(value) > 1})
     if repeated:
         raise refused("each number once", f"{', '.join(map(show, repeated))} more than once")
+    return values
+
+
+def _some(values: tuple[float, ...]) -> tuple[float, ...]:
+    if not values:
+        raise refused("at least one number", "an empty list")
     return values
 
 
@@ -96,8 +100,47 @@ _Ridge = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 Ridges = Annotated[
     tuple[_Ridge, ...],
     BeforeValidator(_one_or_several),
+    AfterValidator(_some),
     AfterValidator(_each_once),
     Expected("a number of at least 0, or a list of such numbers", item="a number of at least 0"),
+]
+
+
+Sizes = Annotated[
+    tuple[Annotated[int, Strict(), Field(ge=1)], ...],
+    BeforeValidator(_one_or_several),
+    AfterValidator(_each_once),
+    AfterValidator(sorted),
+    AfterValidator(tuple),
+    Expected("a list of integers of at least 1", item="an integer of at least 1"),
+]
+
+
+def _methods(values: tuple[str, ...]) -> tuple[str, ...]:
+    if not values:
+        raise refused("at least one method", "an empty list")
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise refused("each method once", f"{', '.join(repeated)} more than once")
+    return values
+
+
+_METHODS = "cg, dense, nystrom, subset_of_regressors, block_diagonal, bayesian_committee"
+Methods = Annotated[
+    tuple[
+        Literal[
+            "cg",
+            "dense",
+            "nystrom",
+            "subset_of_regressors",
+            "block_diagonal",
+            "bayesian_committee",
+        ],
+        ...,
+    ],
+    BeforeValidator(_one_or_several),
+    AfterValidator(_methods),
+    Expected(f"a list of {_METHODS}", item=f"one of {_METHODS}"),
 ]
 
 

@@ -22,14 +22,17 @@ from hpcnk.deck.fields import (
     Flag,
     Folder,
     Index,
+    Methods,
     Name,
     OptionalPath,
     Positive,
     Ridges,
     Seed,
+    Sizes,
     Tolerance,
     Validation,
     check_path,
+    refused,
 )
 from hpcnk.deck.problems import KeyPath, Origin, Problem, deck_error, with_advice
 from hpcnk.errors import ArchitectureError, DeckError
@@ -121,6 +124,11 @@ class DataSection(Section):
     test: Selection = Field(
         default=None, description="test rows", json_schema_extra={"default": "all rows"}
     )
+    shuffle: Flag = Field(
+        default=False,
+        description="store the training rows in a random order, drawn from data.seed: for training "
+        "set sizes, which take leading rows, where the data set is sorted",
+    )
     validation: Validation = Field(
         default=0,
         description="share or number of the training rows that are kept back to choose the ridge; "
@@ -130,7 +138,7 @@ class DataSection(Section):
         Whitening | None,
         Expected("{regularization: a finite number above 0, fit: selected or all}"),
     ] = Field(default=None, description="regularised ZCA whitening; none if left out")
-    seed: Seed = Field(default=0, description="seed of the validation split")
+    seed: Seed = Field(default=0, description="seed of the validation split and of the shuffle")
     normalize: Flag = Field(
         default=True,
         description="standardise channels, then centre each image and scale it to length 1",
@@ -182,12 +190,24 @@ class KernelSection(Section):
 class Preconditioner(Section):
     """What makes conjugate gradients converge in few iterations."""
 
-    kind: Annotated[Literal["pivoted_cholesky"], Expected("pivoted_cholesky")] = Field(
-        default="pivoted_cholesky", description="partial Cholesky factor with diagonal pivoting"
+    kind: Annotated[
+        Literal["pivoted_cholesky", "random_cholesky", "nystrom"],
+        Expected("pivoted_cholesky, random_cholesky or nystrom"),
+    ] = Field(
+        default="random_cholesky",
+        description="partial Cholesky factor from columns of the kernel, the pivots: those with "
+        "the largest entries of what is left of the diagonal, or drawn in proportion to them; "
+        "nystrom: from products with random vectors, as many as the rank",
     )
-    rank: Count = Field(
-        default=200, description="columns of the factor; it takes rows x rank x 8 bytes"
+    rank: Annotated[
+        Literal["auto"] | Annotated[int, Strict(), Field(ge=1)],
+        Expected("an integer of at least 1, or auto"),
+    ] = Field(
+        default="auto",
+        description="columns of the factor; it takes rows x rank x 8 bytes; auto: the rank that "
+        "by measured speeds makes the whole solve shortest, within the memory",
     )
+    seed: Seed = Field(default=0, description="seed of random pivots and vectors")
 
 
 def _none_as_text(value: object) -> object:
@@ -208,10 +228,61 @@ class SolveSection(Section):
     """The linear system (K + ridge * trace(K)/n * I) alpha = Y and how it is solved."""
 
     ridge: Ridges = Field(description="relative to trace(K)/n; several are solved in one pass")
+    sizes: Sizes = Field(
+        default=(),
+        description="smaller training sets that are solved in the same passes, each the leading "
+        "rows; the set of all training rows is always solved",
+        json_schema_extra={"default": "none"},
+    )
+    method: Annotated[Literal["cg", "dense"], Expected("cg or dense")] = Field(
+        default="cg",
+        description="cg: conjugate gradients on all ranks; dense: Cholesky factorisation in "
+        "float64 on rank 0, for matrices that fit into its memory",
+    )
     tolerance: Tolerance = Field(
         default=1e-8, description="largest true relative residual of every column"
     )
     max_iterations: Count = Field(default=1000, description="passes over the matrix at most")
+    block: Flag = Field(
+        default=True,
+        description="outputs that share a ridge and training set search together (block conjugate "
+        "gradients), which takes fewer passes; false: each by itself",
+    )
+    operator: Annotated[
+        Literal["auto", "resident", "streamed", "recomputed", "gpu"],
+        Expected("auto, resident, streamed, recomputed or gpu"),
+    ] = Field(
+        default="auto",
+        description="where tiles come from in each pass: resident in memory, streamed from the "
+        "file, computed anew, or resident in the memory of a GPU; auto: as many as fit resident, "
+        "the others streamed or computed anew, whatever is faster",
+    )
+    memory: Annotated[
+        Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None,
+        Expected("gigabytes of a rank, a finite number above 0"),
+    ] = Field(
+        default=None,
+        description="gigabytes (1e9 bytes) that a rank may take in the solve",
+        json_schema_extra={"default": "its share of what the host has"},
+    )
+    leave_one_out: Annotated[
+        Annotated[int, Strict(), Field(ge=1)] | None,
+        BeforeValidator(_none_as_text),
+        Expected("a number of random vectors, such as 32, or none"),
+    ] = Field(
+        default=None,
+        description="estimate the leave-one-out errors with so many random vectors; at least as "
+        "many as training rows: exactly",
+    )
+    evidence: Annotated[
+        Annotated[int, Strict(), Field(ge=1)] | None,
+        BeforeValidator(_none_as_text),
+        Expected("a number of random vectors, such as 16, or none"),
+    ] = Field(
+        default=None,
+        description="estimate the log marginal likelihood of each ridge with so many random "
+        "vectors",
+    )
     preconditioner: Annotated[
         Preconditioner | None,
         BeforeValidator(_none_as_text),
@@ -227,6 +298,43 @@ class SolveSection(Section):
         BeforeValidator(_none_as_text),
         Expected("{minutes: 10, iterations: 100} or none"),
     ] = Field(default=Checkpoint(), description="when the solver's state is stored")
+
+
+class PredictSection(Section):
+    """What is predicted beside the means."""
+
+    variance: Flag = Field(
+        default=False,
+        description="predictive variance of every test row, for kind nngp: the test columns are "
+        "solved as further systems",
+    )
+
+
+class CompareSection(Section):
+    """What `hpcnk compare` fits: methods x training-set sizes x budgets."""
+
+    methods: Methods = Field(
+        default=("cg", "nystrom", "subset_of_regressors", "block_diagonal", "bayesian_committee"),
+        description="cg, dense: the exact solution; nystrom, subset_of_regressors: from inducing "
+        "rows; block_diagonal, bayesian_committee: from exact solutions on blocks of rows",
+        json_schema_extra={"default": "all but dense"},
+    )
+    sizes: Sizes = Field(
+        default=(),
+        description="training-set sizes, each the leading rows",
+        json_schema_extra={"default": "an eighth, a quarter, a half and all of the rows"},
+    )
+    budgets: Sizes = Field(
+        default=(),
+        description="inducing rows, and rows of a block; where a size has fewer rows, a budget is "
+        "left out",
+        json_schema_extra={"default": "1/32, 1/16, 1/8 and 1/4 of the largest size"},
+    )
+    inducing: Annotated[Literal["leading", "random"], Expected("leading or random")] = Field(
+        default="leading",
+        description="inducing rows: the leading rows, or the pivots of a randomly pivoted Cholesky "
+        "factorisation, drawn from data.seed",
+    )
 
 
 class StoreSection(Section):
@@ -265,6 +373,10 @@ class Deck(Section):
     data: DataSection = Field(description="the data")
     kernel: KernelSection = Field(description="the kernel")
     solve: SolveSection = Field(description="the linear system")
+    predict: PredictSection = Field(default=PredictSection(), description="the predictions")
+    compare: CompareSection = Field(
+        default=CompareSection(), description="what `hpcnk compare` does"
+    )
     store: StoreSection = Field(default=StoreSection(), description="the files")
     watchdog: Annotated[
         WatchdogSection | None,
@@ -273,6 +385,18 @@ class Deck(Section):
     ] = Field(default=WatchdogSection(), description="what ends a job that stands still")
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
+
+    @field_validator("predict")
+    @classmethod
+    def _variance_fits(cls, predict: PredictSection, info: ValidationInfo) -> PredictSection:
+        kernel = info.data.get("kernel")
+        if predict.variance and kernel is not None and kernel.kind != "nngp":
+            raise refused(
+                "kernel.kind nngp where predict.variance is true",
+                f"{kernel.kind}: the variance of a network trained by gradient descent is not that "
+                "of a Gaussian process with its tangent kernel",
+            )
+        return predict
 
     def model_post_init(self, context: Any) -> None:
         """Remember where the deck stands, if a reader gives it."""

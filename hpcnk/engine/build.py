@@ -1,4 +1,4 @@
-"""Builds the host library at its first use, for the processor at hand, once for all ranks.
+"""Builds a host library at its first use, for the processor at hand, once for all ranks.
 
 The file's name holds a hash of the sources, the flags and the processor, so a cache on a shared
 file system serves nodes of several kinds, and a node without a compiler finds what one of its kind
@@ -41,12 +41,15 @@ FAILED_ADVICE = (
 
 
 @cache
-def built_library() -> Path:
-    """Return the path of the host library, built if it is not in the cache.
+def built_library(main: Path | None = None) -> Path:
+    """Return the path of a library, built if it is not in the cache.
 
-    Raises BackendError if there is no compiler, it fails, or there is no place for the file.
+    `main` is the source file to compile, by default the CPU engine's; it may include what lies
+    beside it. Raises BackendError if there is no compiler, it fails, or there is no place for the
+    file.
     """
-    name = f"host-{_key()}.so"
+    main = main or SOURCE / "host.cpp"
+    name = f"{main.stem}-{_key(main.parent)}.so"
     for folder in filter(_trusted, _folders()):
         if (folder / name).exists():
             return folder / name
@@ -54,7 +57,7 @@ def built_library() -> Path:
     compiler = find_compiler()
     with _lock(path.with_suffix(".lock")):
         if not path.exists():
-            _build(compiler, path)
+            _build(compiler, main, path)
     return path
 
 
@@ -76,11 +79,11 @@ def find_compiler() -> list[str]:
     raise BackendError("no C++ compiler was found to build the CPU engine", ADVICE)
 
 
-def _build(compiler: list[str], path: Path) -> None:
+def _build(compiler: list[str], main: Path, path: Path) -> None:
     """Compile into a file of our own and rename it: nobody ever sees half a library."""
     handle, temporary = tempfile.mkstemp(".so", "building-", path.parent)
     os.close(handle)
-    command = [*compiler, *_flags(), str(SOURCE / "host.cpp"), "-o", temporary]
+    command = [*compiler, *_flags(), str(main), "-o", temporary]
     try:
         done = _run(command)
         if done.returncode:
@@ -102,9 +105,10 @@ def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
         raise BackendError(f"{shlex.join(command)}: {error.strerror}", ADVICE) from error
 
 
-def _key() -> str:
+def _key(folder: Path | None = None) -> str:
+    """Hash what a library from the sources in a folder depends on."""
     digest = hashlib.sha256()
-    for source in sorted(SOURCE.iterdir()):
+    for source in sorted((folder or SOURCE).iterdir()):
         if source.name.startswith("device"):
             continue  # of the GPU alone
         digest.update(source.name.encode() + source.read_bytes())

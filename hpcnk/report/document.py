@@ -16,6 +16,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         sections += _kernel(report["kernel"])
     if report.get("solve"):
         sections += _solve(report)
+    sections += _analysis(report)
     if report.get("test"):
         sections += _metrics("Test", report["solve"], report["test"])
     warnings = [text for texts in report["warnings"].values() for text in texts]
@@ -63,6 +64,7 @@ def _share(share: Mapping[str, float] | None) -> str:
 def _solve(report: Mapping[str, Any]) -> list[str]:
     rows = [
         [
+            str(entry["rows"]),
             f"{entry['ridge']:g}",
             f"{entry['ridge_absolute']:.6g}",
             str(max(entry["iterations"])),
@@ -71,14 +73,35 @@ def _solve(report: Mapping[str, Any]) -> list[str]:
         ]
         for entry in report["solve"]
     ]
-    heads = ["ridge", "absolute", "iterations", "worst true residual", "converged"]
+    heads = ["rows", "ridge", "absolute", "iterations", "worst true residual", "converged"]
     lines = ["## Solve", "", *_table(heads, rows), ""]
     if report["selected_ridge"] is None:
         lines += ["No ridge was selected: the deck sets no validation rows aside.", ""]
     else:
         lines += _metrics("Validation", report["solve"], report["validation"])
-        lines += [f"Selected ridge: **{report['selected_ridge']:g}**", ""]
+        lines += _selected(report)
     return lines
+
+
+def _analysis(report: Mapping[str, Any]) -> list[str]:
+    """Show leave-one-out errors and log marginal likelihoods, where the deck asked for them."""
+    lines: list[str] = []
+    if report.get("leave_one_out"):
+        lines += _metrics("Leave-one-out", report["solve"], report["leave_one_out"])
+    if report.get("evidence"):
+        lines += _metrics("Log marginal likelihood", report["solve"], report["evidence"])
+        lines += [
+            "All outputs together; profile: at the best amplitude, unit: at an amplitude of 1.",
+            "",
+        ]
+    return lines
+
+
+def _selected(report: Mapping[str, Any]) -> list[str]:
+    """Name the best ridge, and those of smaller training sets."""
+    smaller = [f"{b['ridge']:g} with {b['rows']} rows" for b in report.get("selected", [])[:-1]]
+    more = f" ({', '.join(smaller)})" if smaller else ""
+    return [f"Selected ridge: **{report['selected_ridge']:g}**{more}", ""]
 
 
 def _metrics(
@@ -86,10 +109,10 @@ def _metrics(
 ) -> list[str]:
     names = list(metrics[0])
     rows = [
-        [f"{entry['ridge']:g}", *(f"{values[name]:.6g}" for name in names)]
+        [str(entry["rows"]), f"{entry['ridge']:g}", *(f"{values[name]:.6g}" for name in names)]
         for entry, values in zip(solve, metrics, strict=True)
     ]
-    return [f"## {title}", "", *_table(["ridge", *names], rows), ""]
+    return [f"## {title}", "", *_table(["rows", "ridge", *names], rows), ""]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

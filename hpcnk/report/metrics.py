@@ -18,8 +18,10 @@ def score(
 
     Classification: `predictions` (rows, classes) are scores, `target` (rows,) classes, `encoded`
     (rows, classes) their one-hot codes minus 1/classes, against which the squared error is taken.
-    Regression: `predictions` and `target` (rows, outputs) are in the target's own units. R2 is
-    left out for fewer than two rows. Raises SolveError for a prediction that is not finite.
+    Regression: `predictions` and `target` (rows, outputs) are in the target's own units; NaN in
+    `target` is a missing label. Each output is scored over the rows that have a label of it, then
+    the mean is taken over the outputs with any, for R2 with two or more; a metric without such an
+    output is left out. Raises SolveError for a prediction that is not finite.
     """
     if not np.isfinite(predictions).all():
         raise SolveError(
@@ -34,10 +36,13 @@ def score(
             "accuracy": float(accuracy_score(target, predictions.argmax(axis=1))),
             "mean_squared_error": float(mean_squared_error(encoded, predictions)),
         }
-    metrics = {"mean_squared_error": float(mean_squared_error(target, predictions))}
-    if len(target) >= 2:
-        metrics["r2"] = float(r2_score(target, predictions))
-    return metrics
+    known = ~np.isnan(target)
+    outputs = [(y[k], p[k]) for y, p, k in zip(target.T, predictions.T, known.T, strict=True)]
+    scores = {
+        "mean_squared_error": [mean_squared_error(y, p) for y, p in outputs if len(y)],
+        "r2": [r2_score(y, p) for y, p in outputs if len(y) >= 2],
+    }
+    return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
 
 def better(one: Mapping[str, float], other: Mapping[str, float]) -> bool:

@@ -41,13 +41,16 @@ _WORDS = {
     bool: "true or false",
 }
 _SOLVED = {
+    "rows": int,
     "ridge": Finite,
     "ridge_absolute": NUMBER,
     "iterations": Some(int),
     "true_relative_residual": Some(NUMBER),
     "converged": bool,
 }
-_METRICS = {"mean_squared_error": NUMBER, ANY: NUMBER}
+_BEST = {"rows": int, "ridge": Finite}
+_METRICS = {"mean_squared_error?": NUMBER, ANY: NUMBER}
+_EVIDENCE = {"profile": NUMBER, "standard_error": NUMBER, "amplitude": NUMBER, "unit": NUMBER}
 _KERNEL = {
     "pairs": int,
     "pairs_computed_in_this_run": int,
@@ -74,14 +77,28 @@ REPORT = {
     "kernel?": _KERNEL,
     "solve?": Some(_SOLVED),
     "selected_ridge?": Maybe(Finite),
+    "selected?": [_BEST],
+    "preconditioner_rank?": int,
+    "tiles?": {
+        **dict.fromkeys(("gpu", "resident", "streamed", "recomputed"), int),
+        "read_bytes_per_second": NUMBER,
+    },
+    "passes?": int,
     "validation?": Maybe(Some(_METRICS)),
+    "leave_one_out?": Maybe(Some({"diagonal_error": NUMBER, ANY: NUMBER})),
+    "evidence?": Maybe(Some(_EVIDENCE)),
     "test?": Maybe(Some(_METRICS)),
 }
 RESULTS = {
     "mean_diagonal": Finite,
+    "preconditioner_rank": int,
+    "passes": int,
+    "selected": [_BEST],
     "solve": Some(_SOLVED),
     "selected_ridge": Maybe(Finite),
     "validation": Maybe(Some(_METRICS)),
+    "leave_one_out?": Maybe(Some({"diagonal_error": NUMBER, ANY: NUMBER})),
+    "evidence?": Maybe(Some(_EVIDENCE)),
     "validation_solve": Maybe(Some(_SOLVED)),
 }
 
@@ -91,12 +108,12 @@ def misfit_of_report(report: Mapping[str, Any]) -> str:
     return misfit(report, REPORT) or _unlike_tables(report)
 
 
-def misfit_of_results(results: Mapping[str, Any], ridges: int) -> str:
-    """Say what is wrong with what a solver has said of so many ridges; empty if nothing is."""
+def misfit_of_results(results: Mapping[str, Any], settings: int) -> str:
+    """Say what is wrong with what a solver has said of so many settings; empty if nothing is."""
     if found := misfit(results, RESULTS) or _unlike_tables(results):
         return found
     count = len(results["solve"])
-    return "" if count == ridges else f"solve has {count} entries, expected {ridges}"
+    return "" if count == settings else f"solve has {count} entries, expected {settings}"
 
 
 def misfit(value: Any, shape: Any, place: str = "") -> str:
@@ -150,7 +167,7 @@ def _at(place: str, key: str) -> str:
 def _unlike_tables(content: Mapping[str, Any]) -> str:
     """Say which metrics do not go with the ridges that were solved for; empty if all do."""
     solved = len(content.get("solve") or [])
-    for name in ("validation", "test"):
+    for name in ("validation", "leave_one_out", "evidence", "test"):
         rows = content.get(name) or []
         if rows and (len(rows) != solved or any(row.keys() != rows[0].keys() for row in rows)):
             return f"{name} does not go with the {solved} entries of solve"

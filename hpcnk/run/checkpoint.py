@@ -1,7 +1,7 @@
 """Checkpoints of a solve: its state in one of two files in turn, each replaced in one step.
 
-A kill while one is written leaves the other; so does damage to the newest. All ranks hold the same
-vectors, so rank 0 writes and reads for all, and the number of ranks may change.
+A kill while one is written leaves the other; so does damage to the newest. Rank 0 gathers, writes
+and reads for all, whole rows, so the number of ranks may change.
 """
 
 from __future__ import annotations
@@ -10,18 +10,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import broadcast, on_root
+from hpcnk.comm import broadcast, on_root, rows_from_root, rows_to_root
 from hpcnk.deck import Deck
 from hpcnk.errors import StorageError
 from hpcnk.run.session import Session
 from hpcnk.run.stored import refusal
-from hpcnk.solve import Snapshot, Systems, misfit_of_snapshot
+from hpcnk.solve import Matrix, Snapshot, Spread, Systems, misfit_of_snapshot
+from hpcnk.solve.conjugate_gradient import SPREAD
 from hpcnk.store import read_all_arrays, read_attributes, storage_errors, write_arrays
 
 TURNS = (0, 1)
 PASSES = "passes"
+RANK = "rank of the preconditioner"
+Arrays = dict[str, NDArray[Any]]
 
 
 def checkpoint_blocks(deck: Deck) -> int:
@@ -34,7 +38,10 @@ def checkpoint_blocks(deck: Deck) -> int:
 
 
 class Checkpoints:
-    """The two files of one solve. `origin` is what a state must have been made from."""
+    """The two files of one solve. `origin` is what a state must have been made from.
+
+    `rank`: that of the preconditioner which the newest state was made with, None if there is none.
+    """
 
     def __init__(self, session: Session, which: str, origin: dict[str, str]) -> None:
         self._session = session
@@ -42,65 +49,69 @@ class Checkpoints:
         self._origin = origin
         self._turn = 0
         self._passes, self._time = 0, time.monotonic()
+        self.rank: int | None = None
 
-    def newest(self, rows: int, systems: int) -> Snapshot | None:
-        """Return the newest sound state of such systems, None if there is none. Collective."""
-        comm = self._session.comm
-        arrays: dict[str, NDArray[Any]] = {}
+    def newest(self, spread: Spread, matrices: list[Matrix]) -> Snapshot | None:
+        """Return the newest sound state of such systems, with this rank's rows of what is spread;
+        None if there is none. Collective.
+        """
+        held: list[Arrays] = []
 
-        def find() -> tuple[int, int, list[str]] | None:
-            found = self._newest(rows, systems)
+        def find() -> tuple[int, int, int] | None:
+            found = self._newest(spread.n, matrices)
             if found is None:
                 return None
-            turn, passes, stored = found
-            arrays.update(stored)
-            return turn, passes, sorted(stored)
+            *numbers, arrays = found
+            held.append(arrays)
+            return numbers[0], numbers[1], numbers[2]
 
-        found = on_root(comm, find)
+        found = on_root(spread.comm, find)
         if found is None:
             return None
-        self._turn, self._passes, names = found
-        return {name: broadcast(comm, arrays.get(name)) for name in names}
+        self._turn, self._passes, self.rank = found
+        return _sent_out(spread, held[0] if held else {}, len(matrices))
 
-    def _newest(self, rows: int, systems: int) -> tuple[int, int, dict[str, NDArray[Any]]] | None:
+    def _newest(self, n: int, matrices: list[Matrix]) -> tuple[int, int, int, Arrays] | None:
         ages = {turn: self._age(turn) for turn in TURNS}
-        for turn in sorted(TURNS, key=lambda turn: -ages[turn]):
-            if ages[turn] < 0:
+        for turn in sorted(TURNS, key=lambda turn: -ages[turn][0]):
+            passes, rank = ages[turn]
+            if passes < 0:
                 continue
             try:
                 arrays = read_all_arrays(self._paths[turn])
-                self._require_fit(turn, arrays, ages[turn], (rows, systems))
+                self._require_fit(turn, arrays, passes, misfit_of_snapshot(arrays, n, matrices))
             except StorageError as error:
                 _refuse_trouble(error)
                 self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
                 continue
-            return 1 - turn, ages[turn], arrays
+            return 1 - turn, passes, rank, arrays
         return None
 
-    def _require_fit(
-        self, turn: int, arrays: Snapshot, passes: int, shape: tuple[int, int]
-    ) -> None:
+    def _require_fit(self, turn: int, arrays: Snapshot, passes: int, found: str) -> None:
         """Raise StorageError unless the arrays are a state of such systems."""
-        found = misfit_of_snapshot(arrays, *shape)
         if not found and len(arrays["history"]) != passes:
             found = f"{len(arrays['history'])} passes in its history, expected {passes}"
         if found:
             raise refusal(self._paths[turn], found)
 
-    def _age(self, turn: int) -> int:
-        """Return the passes over the kernel that a state has seen, -1 if it cannot be used."""
+    def _age(self, turn: int) -> tuple[int, int]:
+        """Return the passes over the kernel that a state has seen, -1 if it cannot be used, and the
+        rank of its preconditioner.
+        """
         path = self._paths[turn]
         if not path.exists():
-            return -1
+            return -1, 0
         try:
             stored = read_attributes(path)
         except StorageError as error:
             _refuse_trouble(error)
             self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
-            return -1
+            return -1, 0
         fits = all(stored.get(key) == value for key, value in self._origin.items())
-        passes = stored.get(PASSES)
-        return passes if fits and type(passes) is int else -1
+        passes, rank = (
+            stored[key] if type(stored.get(key)) is int else -1 for key in (PASSES, RANK)
+        )
+        return (passes, rank) if fits and rank >= 0 else (-1, 0)
 
     def is_due(self, systems: Systems) -> bool:
         """Return whether it is time for the next one, by this rank's clock."""
@@ -111,33 +122,56 @@ class Checkpoints:
             return True
         return time.monotonic() - self._time >= 60 * every.minutes
 
-    def write(self, systems: Systems) -> None:
+    def write(self, spread: Spread, systems: Systems, rank: int) -> None:
         """Store the state, in the file that holds the older one. Collective.
 
-        That of a solve that is over needs no other beside it. Raises StorageError.
+        That of a solve that is over needs no other beside it. `rank`: of the preconditioner. Raises
+        StorageError.
         """
         path, other = self._paths[self._turn], self._paths[1 - self._turn]
+        arrays = _gathered(spread, systems.snapshot())
 
         def write() -> None:
-            self._write(path, systems)
+            self._write(path, arrays, {PASSES: systems.passes, RANK: rank})
             if not systems.left.size:
                 other.unlink(missing_ok=True)
 
-        on_root(self._session.comm, write)
+        on_root(spread.comm, write)
         self._turn = 1 - self._turn
         self._passes, self._time = systems.passes, time.monotonic()
 
-    def _write(self, path: Path, systems: Systems) -> None:
-        attributes = {**self._origin, PASSES: systems.passes}
+    def _write(self, path: Path, arrays: Arrays, numbers: dict[str, int]) -> None:
         with self._session.faults.writing("solve", path):
-            write_arrays(path, systems.snapshot(), attributes)
-        self._session.events.write("checkpoint", file=path.name, iteration=systems.passes)
+            write_arrays(path, arrays, {**self._origin, **numbers})
+        self._session.events.write("checkpoint", file=path.name, iteration=numbers[PASSES])
 
     def remove(self) -> None:
         """Delete both files. One rank calls this. Raises StorageError."""
         for path in self._paths:
             with storage_errors("removing", path):
                 path.unlink(missing_ok=True)
+
+
+def _gathered(spread: Spread, snapshot: Snapshot) -> Arrays:
+    """Return the state with all rows on rank 0, with none elsewhere. Collective."""
+    arrays = dict(snapshot)
+    for name in SPREAD:
+        whole = rows_to_root(spread.comm, snapshot[name], spread.blocks)
+        arrays[name] = np.empty(0) if whole is None else whole
+    return arrays
+
+
+def _sent_out(spread: Spread, arrays: Arrays, columns: int) -> Snapshot:
+    """Give each rank its rows of what rank 0 has read, all of what is not spread. Collective."""
+    names = spread.comm.bcast(sorted(arrays), root=0)
+    mine: Arrays = {}
+    for name in names:
+        whole = arrays.pop(name, None)
+        if name in SPREAD:
+            mine[name] = rows_from_root(spread.comm, whole, columns, spread.blocks)
+        else:
+            mine[name] = broadcast(spread.comm, whole)
+    return mine
 
 
 def _refuse_trouble(error: StorageError) -> None:

@@ -12,7 +12,11 @@ from hpcnk.comm import broadcast, on_root
 from hpcnk.errors import SolveError, UsageError
 from hpcnk.report import score
 from hpcnk.run.labels import read_targets
+from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
+from hpcnk.run.operators import open_operator
+from hpcnk.run.preconditioners import make_preconditioner
 from hpcnk.run.prepare import require_inputs
+from hpcnk.run.problem import columns_of
 from hpcnk.run.provenance import (
     require_same,
     solution_provenance,
@@ -25,8 +29,9 @@ from hpcnk.run.session import Session
 from hpcnk.run.solve import DO_NOT_TRUST, require_complete, usable
 from hpcnk.run.stored import read_labels, read_solution
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
-from hpcnk.solve import cross_product
-from hpcnk.solve.operator import HeldTile
+from hpcnk.run.uncertainty import predictive_variances, require_nngp
+from hpcnk.solve import cross_product, make_products
+from hpcnk.solve.tiles import HeldTile
 from hpcnk.store import Layout, TileReader, differences, read_attributes, read_shape, write_arrays
 from hpcnk.tiling import deal
 
@@ -36,7 +41,7 @@ HEADROOM = 2.0**20  # see hpcnk/comm/sums.py for what a bound may be too large
 
 
 def predict(session: Session) -> bool:
-    """Predict the test rows with every ridge; write predictions.h5 and the report. Collective.
+    """Predict the test rows with every setting; write predictions.h5 and the report. Collective.
 
     Return whether the predictions can be trusted: the chosen solution converged. Raises UsageError
     when an earlier stage is missing, MismatchError when its files are of another deck or data,
@@ -50,12 +55,13 @@ def predict(session: Session) -> bool:
     origin = solution_provenance(session.deck, kernel.id, contents) | solver_settings(session.deck)
     single_thread_if_reproducible(session)
     alpha, results = _shared_solution(session, origin)
-    ridges, n, outputs = alpha.shape
-    block = np.ascontiguousarray(alpha.transpose(1, 0, 2)).reshape(n, ridges * outputs)
+    settings, n, outputs = alpha.shape
+    block = np.ascontiguousarray(alpha.transpose(1, 0, 2)).reshape(n, settings * outputs)
     largest = _largest(results) if session.deck.solve.reproducible else np.inf
     product = _product(session, layout, contents, block, largest)
-    predictions = product.reshape(-1, ridges, outputs).transpose(1, 0, 2)
-    on_root(session.comm, lambda: _record(session, predictions, results))
+    predictions = product.reshape(-1, settings, outputs).transpose(1, 0, 2)
+    more = _variances(session, (kernel, layout), contents) if session.deck.predict.variance else {}
+    on_root(session.comm, lambda: _record(session, predictions, more, results))
     if not usable(results):
         session.say(f"WARNING: {DO_NOT_TRUST}")
     return usable(results)
@@ -66,11 +72,12 @@ def _product(
 ) -> Array:
     """Return the test kernel times `block`; damaged tiles are made anew first. Collective."""
     sums, again = make_sums(session), False
+    products = make_products(session.deck.kernel.backend, session.threads)
     rows = read_shape(session.folder.inputs, "x_test")[0]
     while True:
         damaged: list[int] = []
         tiles = _stream(session, layout, damaged)
-        product = cross_product(sums, rows, tiles, block, largest)
+        product = cross_product(sums, rows, tiles, block, products, largest)
         session.stop.raise_if_requested(session.comm)
         if not repair(session, layout, contents, damaged, again):
             break
@@ -82,6 +89,22 @@ def _product(
             "a million times larger than training rows cannot be added up: set it to false",
         )
     return product
+
+
+def _variances(
+    session: Session, layouts: tuple[Layout, Layout], contents: dict[str, Any]
+) -> dict[str, Array]:
+    """Return the predictive variances: with the training kernel, the test columns are solved."""
+    require_nngp(session)
+    kernel, tested = layouts
+    y, _ = read_labels(session.folder.inputs, "train")
+    with open_operator(session, kernel, contents) as operator:
+        columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
+        memory = automatic_bytes(least_share(session))
+        parts = (session, operator, columns.row_sets, columns.matrices, "variances")
+        near = make_preconditioner(*parts, memory=memory).low_rank()
+        made_from = test_contents(session.deck, contents)
+        return predictive_variances(session, operator, columns, near, tested, made_from)
 
 
 def _largest(results: Results) -> float:
@@ -109,12 +132,12 @@ def _solution(session: Session, origin: Results) -> tuple[Array, Results]:
     if not path.exists():
         raise UsageError(f"there is no solution in {session.folder.path}", advice)
     stored = read_attributes(path)
-    settings = ("solve.ridge", *solver_settings(session.deck))
+    settings = ("solve.ridge", "solve.sizes", *solver_settings(session.deck))
     changed = differences(*({key: made.get(key) for key in settings} for made in (stored, origin)))
     if changed:
         raise UsageError(f"{path} was solved otherwise:\n  " + "\n  ".join(changed), advice)
     require_same(path, stored, origin, complete=True)
-    return read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
+    return read_solution(path, session.folder.inputs)
 
 
 def _stream(session: Session, layout: Layout, damaged: list[int]) -> Iterator[HeldTile]:
@@ -133,19 +156,28 @@ def _stream(session: Session, layout: Layout, damaged: list[int]) -> Iterator[He
                 yield layout.grid.at(number), entries
 
 
-def _record(session: Session, product: Array, results: Results) -> None:
-    """Write the predictions, product (ridges, rows, outputs) decoded, and score them."""
+def _scored(entry: Results, values: dict[str, float], results: Results) -> str:
+    """Say how a setting did."""
+    several = len({other["rows"] for other in results["solve"]}) > 1
+    size = f"{entry['rows']} training rows, " if several else ""
+    shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
+    best = {"rows": entry["rows"], "ridge": entry["ridge"]} in results["selected"]
+    chosen = "  <- chosen on the validation rows" if best else ""
+    return f"{size}ridge {entry['ridge']:g}: {shown or 'no test row has a label'}{chosen}"
+
+
+def _record(session: Session, product: Array, more: dict[str, Array], results: Results) -> None:
+    """Write the predictions, product (settings, rows, outputs) decoded, and score them."""
     folder, targets = session.folder, read_targets(session.folder.inputs)
     predictions = [targets.decode(part) for part in product]
     encoded, target = read_labels(folder.inputs, "test")
     arrays = {f"test/{i}": values for i, values in enumerate(predictions)}
     with session.faults.writing("predict", folder.predictions):
-        write_arrays(folder.predictions, {**arrays, "test/target": target}, {"task": targets.task})
+        arrays |= {**more, "test/target": target}
+        write_arrays(folder.predictions, arrays, {"task": targets.task})
     metrics = [score(targets.task, values, target, encoded) for values in predictions]
     session.update_report(**results, test=metrics)
-    for ridge, values in zip(session.deck.solve.ridge, metrics, strict=True):
-        chosen = "  <- chosen on the validation rows" if ridge == results["selected_ridge"] else ""
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in values.items())
-        session.say(f"test ({len(target)} rows): ridge {ridge:g}: {shown}{chosen}")
+    for entry, values in zip(results["solve"], metrics, strict=True):
+        session.say(f"test ({len(target)} rows): {_scored(entry, values, results)}")
     session.events.write("test", metrics=metrics)
     session.say(f"results: {folder.report.with_suffix('.md')}, {folder.predictions}")

@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from hpcnk.comm import on_root
-from hpcnk.data import Examples, Inputs, load, preprocess, validation_rows
+from hpcnk.data import (
+    Examples,
+    Inputs,
+    label_notes,
+    load,
+    preprocess,
+    require_labels_on_both_sides,
+    validation_rows,
+)
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.run.folder import Folder
@@ -22,8 +30,7 @@ def prepare(session: Session) -> bool:
     Raises DataError for bad data, MismatchError when the folder belongs to other data.
     """
     session.begin("prepare")
-    note = on_root(session.comm, lambda: _prepare(session))
-    if note:
+    for note in on_root(session.comm, lambda: _prepare(session)):
         session.warn("prepare", note)
     return True
 
@@ -50,7 +57,8 @@ def _require_inputs(session: Session) -> dict[str, Any]:
     return stored
 
 
-def _prepare(session: Session) -> str:
+def _prepare(session: Session) -> list[str]:
+    """Return what to warn of."""
     deck, path = session.deck, session.folder.inputs
     require_prepare_memory(deck)
     examples = load(deck.data)
@@ -58,20 +66,23 @@ def _prepare(session: Session) -> str:
     hashes = {"training": examples.digest_train, "test": examples.digest_test}
     session.update_report(data_hash=hashes)
     wanted = _attributes(inputs_provenance(deck) | _contents(examples))
+    notes = label_notes(examples.y_train, examples.y_test)
     if path.exists():
         check_arrays(path)
-        return require_same(path, read_attributes(path), wanted, complete=True)
+        changed = require_same(path, read_attributes(path), wanted, complete=True)
+        return [changed, *notes] if changed else notes
     session.say(
         f"data: {len(examples.x_train)} training and {len(examples.x_test)} test rows of shape "
         f"{examples.x_train.shape[1:]}{', whitening' if deck.data.whitening else ''}"
     )
     session.architecture.check(examples.x_train.shape[1:])
-    validation_rows(examples.y_train, deck.data.validation, deck.data.seed)  # refuse it now
+    held = validation_rows(examples.y_train, deck.data.validation, deck.data.seed)
+    require_labels_on_both_sides(examples.y_train, held)  # refuse it now
     inputs = preprocess(examples, deck.data)
     session.watchdog.beat()
     write_arrays(path, _arrays(inputs, examples, deck.kernel.dtype), wanted)
     session.events.write("inputs", train=len(inputs.x_train), test=len(inputs.x_test))
-    return ""
+    return notes
 
 
 def _arrays(inputs: Inputs, examples: Examples, dtype: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from hpcnk.version import __version__
 
 _CODE = "code"
 _NUMERICAL = ("data", "engine", "kernels", "tiling")  # the packages that decide the stored bytes
+_SHUFFLE = "data.shuffle"  # absent where rows are in the published order, as in older files
 _SOURCES = frozenset({".py", ".cuh", ".hpp", ".cpp", ".cu"})
 
 
@@ -79,6 +80,7 @@ def solution_provenance(deck: Deck, kernel_id: str, contents: Mapping[str, Any])
     return {
         "kernel file": kernel_id,
         "solve.ridge": str(list(deck.solve.ridge)),
+        "solve.sizes": str(list(deck.solve.sizes)),
     } | train_contents(contents)
 
 
@@ -89,6 +91,10 @@ def solver_settings(deck: Deck) -> dict[str, str]:
         "solve.max_iterations": str(deck.solve.max_iterations),
         "solve.preconditioner": str(deck.solve.preconditioner),
         "solve.reproducible": str(deck.solve.reproducible),
+        "solve.method": deck.solve.method,
+        "solve.block": str(deck.solve.block),
+        "solve.leave_one_out": str(deck.solve.leave_one_out),
+        "solve.evidence": str(deck.solve.evidence),
         "data.validation": str(deck.data.validation),
         "data.seed": str(deck.data.seed),
     }
@@ -122,7 +128,7 @@ def require_same(
     A change of code is refused while the file is incomplete, for its tiles would be of two kinds;
     a complete file stays usable and the change is noted. Raises MismatchError naming the changes.
     """
-    known = {key: stored[key] for key in stored if key in wanted}
+    known = {key: stored[key] for key in stored if key in wanted or key == _SHUFFLE}
     changed = differences(known, wanted)
     if complete and known.get(_CODE) != wanted.get(_CODE):
         note = f"{path.name} was made by hpcnk {known.get(_CODE)}, this is {wanted[_CODE]}"
@@ -170,6 +176,7 @@ def _train(deck: Deck) -> dict[str, Any]:
         "data.whitening.regularization": data.whitening and data.whitening.regularization,
         "data.whitening.fit": data.whitening and data.whitening.fit,
         "kernel.dtype": deck.kernel.dtype,
+        **({_SHUFFLE: f"true, by data.seed {data.seed}"} if data.shuffle else {}),
     }
 
 

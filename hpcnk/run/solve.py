@@ -1,25 +1,30 @@
-"""Stage 2: solve for all outputs and ridges at once, and choose the ridge on validation rows.
+"""Stage 2: solve for all outputs, ridges and sizes at once, and choose ridges on validation rows.
 
 With validation rows the systems are solved twice: on the rest of the training rows, to score every
-ridge on the rows held out; then on all training rows, to predict. Each solve has its checkpoints,
-which go when the solution is written; a solution that is there is not computed again.
+setting on the rows held out; then on all training rows, to predict. Each solve has its checkpoints,
+which go when the solution is written; a solution that is there is not computed again. The second
+solve starts from an earlier one's solution at the nearest ridges, if there is one (from the first
+one's it would take as many passes as from zero: measured).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import agreement, on_root
+from hpcnk.comm import on_root, rows_to_root
+from hpcnk.data import unlike_leading_rows
 from hpcnk.errors import StorageError, UsageError
+from hpcnk.run.analysis import analyse
 from hpcnk.run.checkpoint import Checkpoints
-from hpcnk.run.needs.solve_memory import require_solve_memory
+from hpcnk.run.duplicates import require_different_rows
+from hpcnk.run.operators import open_operator
 from hpcnk.run.prepare import require_inputs
+from hpcnk.run.problem import columns_of, training_sizes
 from hpcnk.run.provenance import (
     require_same,
     settings_provenance,
@@ -27,15 +32,15 @@ from hpcnk.run.provenance import (
     solver_settings,
     train_contents,
 )
-from hpcnk.run.repair import STAGE, repair
+from hpcnk.run.repair import STAGE
 from hpcnk.run.session import Session
 from hpcnk.run.stored import grid_of, read_labels, read_solution, require_grid
-from hpcnk.run.sums import make_sums, single_thread_if_reproducible
+from hpcnk.run.sums import single_thread_if_reproducible
 from hpcnk.run.systems import SolvedSystems, solve_systems
 from hpcnk.run.validation import VALIDATION, edge, validate
-from hpcnk.solve import TileOperator
-from hpcnk.store import Layout, TileReader, differences, read_attributes, read_layout, write_arrays
-from hpcnk.tiling import deal
+from hpcnk.run.warm import earlier_solution
+from hpcnk.solve.operator import Operator
+from hpcnk.store import Layout, differences, read_attributes, read_layout, write_arrays
 
 Results = dict[str, Any]
 ALL = "all"
@@ -72,7 +77,7 @@ def _solved_before(session: Session, origin: dict[str, str]) -> Results | None:
         if changed:
             session.say(f"solve: anew, for {'; '.join(changed)}")
             return None
-        _, results = read_solution(path, session.folder.inputs, len(session.deck.solve.ridge))
+        _, results = read_solution(path, session.folder.inputs)
     except StorageError as error:
         session.warn(STAGE, f"solved anew, for {error.what}")
         return None
@@ -86,15 +91,25 @@ def _solve_anew(
 ) -> Results:
     """Solve on all training rows, and before without the validation rows, if there are any."""
     single_thread_if_reproducible(session)
-    require_solve_memory(session)
-    session.faults.step("solve")  # the first pass begins; the others do so in `_observe`
-    operator = _load(session, layout, contents)
-    _warn_of_rounding(session, layout)
     y, target = read_labels(session.folder.inputs, "train")
-    validation = validate(session, operator, y, target, origin)
-    everything = np.ones(operator.n, bool)
-    systems = solve_systems(session, operator, y, everything, (ALL, "all training rows"), origin)
-    return _record(session, systems, validation, origin)
+    on_root(session.comm, lambda: _warn_of_leading_rows(session, target))
+    on_root(session.comm, lambda: require_different_rows(session))
+    session.faults.step("solve")  # the first pass begins; the others do so in `_observe`
+    with open_operator(session, layout, contents) as operator:
+        _warn_of_rounding(session, layout)
+        validation = validate(session, operator, y, target, origin)
+        columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
+        earlier = earlier_solution(session, operator.spread, columns, origin)
+        which = (ALL, "all training rows")
+        systems = solve_systems(session, operator, columns, which, origin, earlier)
+        near = systems.precondition.low_rank() if _analysed(session) else None
+        found = analyse(session, operator, columns, systems.solution.x, near)
+        return _record(session, operator, systems, validation, found, origin)
+
+
+def _analysed(session: Session) -> bool:
+    """Return whether the deck asks for more than the solution."""
+    return bool(session.deck.solve.leave_one_out or session.deck.solve.evidence)
 
 
 def require_complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
@@ -119,32 +134,11 @@ def _complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
     return layout
 
 
-def _load(session: Session, layout: Layout, contents: dict[str, Any]) -> TileOperator:
-    """Read this rank's tiles into memory, checking each; those that are damaged are made anew."""
-    comm, grid = session.comm, layout.grid
-    mine = missing = deal(grid, comm.size, comm.rank)
-    held: dict[int, NDArray[Any]] = {}
-    for again in (False, True, True):
-        with agreement(comm), TileReader(layout) as reader:
-            held |= dict(_intact(session, reader, missing))
-        session.stop.raise_if_requested(comm)
-        missing = [number for number in mine if number not in held]
-        if not repair(session, layout, contents, missing, again):
-            break
-    return TileOperator(make_sums(session), grid.n, [(grid.at(k), held[k]) for k in mine])
-
-
-def _intact(
-    session: Session, reader: TileReader, numbers: list[int]
-) -> Iterator[tuple[int, NDArray[Any]]]:
-    for number in numbers:
-        if session.stop.requested:
-            return
-        session.faults.flip("solve", reader.layout, number)
-        tile = reader.read_intact(number)
-        session.watchdog.beat()
-        if tile is not None:
-            yield number, tile
+def _warn_of_leading_rows(session: Session, target: NDArray[Any]) -> None:
+    """Warn of training-set sizes whose leading rows lack classes or outputs."""
+    for size in training_sizes(session.deck, len(target)):
+        if found := unlike_leading_rows(target, size):
+            session.warn("solve", f"size {size}: {found}")
 
 
 def _warn_of_rounding(session: Session, layout: Layout) -> None:
@@ -161,27 +155,39 @@ def _warn_of_rounding(session: Session, layout: Layout) -> None:
 
 def _record(
     session: Session,
+    operator: Operator,
     systems: SolvedSystems,
     validation: dict[str, Any] | None,
+    found: dict[str, Any],
     origin: dict[str, str],
 ) -> Results:
     """Write the solution; then the checkpoints can go. Collective. Raises StorageError."""
-    ridge = session.deck.solve.ridge
+    columns, spread = systems.columns, operator.spread
+    chosen = validation["selected"] if validation else []
     results = {
-        "mean_diagonal": systems.scale,
-        "solve": systems.summary(ridge),
-        "selected_ridge": ridge[validation["selected"]] if validation else None,
+        "mean_diagonal": columns.scale,
+        "preconditioner_rank": systems.precondition.rank,
+        "passes": systems.solution.passes,
+        "solve": systems.summary(),
+        "selected_ridge": chosen[-1].ridge if chosen else None,
+        "selected": [{"rows": best.rows, "ridge": best.ridge} for best in chosen],
         "validation": validation["metrics"] if validation else None,
         "validation_solve": validation["solve"] if validation else None,
+        **found,
     }
-    arrays = {
-        "alpha": systems.x,
-        "ridge": np.array(ridge),
-        "validation_rows": validation["rows"] if validation else np.arange(0),
-        "results": np.frombuffer(json.dumps(results).encode(), np.uint8),  # attributes hold 64 kB
-    }
+    x = rows_to_root(spread.comm, systems.solution.x, spread.blocks)
 
     def write() -> None:
+        if x is None:
+            return
+        alpha = x.reshape(len(x), len(columns.settings), columns.outputs).transpose(1, 0, 2)
+        arrays = {
+            "alpha": alpha,
+            "ridge": np.array([setting.ridge for setting in columns.settings]),
+            "rows": np.array([setting.rows for setting in columns.settings]),
+            "validation_rows": validation["rows"] if validation else np.arange(0),
+            "results": np.frombuffer(json.dumps(results).encode(), np.uint8),  # may be over 64 kB
+        }
         write_arrays(session.folder.solution, arrays, origin)
         _remove_checkpoints(session, origin)
 
@@ -196,18 +202,22 @@ def _remove_checkpoints(session: Session, origin: dict[str, str]) -> None:
 
 def _tell(session: Session, results: Results) -> bool:
     """Put the results into the report; return whether they can be trusted."""
-    ridge, selected = session.deck.solve.ridge, results["selected_ridge"]
     if session.root:
         session.update_report(**results, test=None)
-    if selected is not None and len(ridge) > 1:
-        hint = edge(ridge, selected)
-        session.say(f"solve: ridge {selected:g} is the best on the validation rows{hint}")
+    several = len(results["selected"]) > 1
+    for best in results["selected"]:
+        hint = edge(session.deck.solve.ridge, best["ridge"])
+        size = f"{best['rows']} rows: " if several else ""
+        if len(session.deck.solve.ridge) > 1:
+            said = f"ridge {best['ridge']:g} is the best on the validation rows{hint}"
+            session.say(f"solve: {size}{said}")
     if not usable(results):
         session.warn("solve", DO_NOT_TRUST)
     return usable(results)
 
 
 def usable(results: dict[str, Any]) -> bool:
-    """Return whether the selected ridge converged, or any ridge if none is selected."""
-    selected = results["selected_ridge"]
-    return any(e["converged"] for e in results["solve"] if selected in (None, e["ridge"]))
+    """Return whether the selected solutions converged, or any if none is selected."""
+    chosen = [(best["rows"], best["ridge"]) for best in results["selected"]]
+    good = {(e["rows"], e["ridge"]) for e in results["solve"] if e["converged"]}
+    return good.issuperset(chosen) if chosen else bool(good)

@@ -53,12 +53,16 @@ def _results(report: dict) -> list[str]:
     if not report.get("solve"):
         return ["solve: not yet"]
     lines = [
-        f"solve: ridge {entry['ridge']:g}: {'converged' if entry['converged'] else 'NOT converged'}"
+        f"solve: {_setting(entry)}: {'converged' if entry['converged'] else 'NOT converged'}"
         for entry in report["solve"]
     ]
     if not report.get("test"):
         return [*lines, "test: not yet"]
     for entry, metrics in zip(report["solve"], report["test"], strict=True):
         shown = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        lines.append(f"test: ridge {entry['ridge']:g}: {shown}")
+        lines.append(f"test: {_setting(entry)}: {shown}")
     return lines
+
+
+def _setting(entry: dict) -> str:
+    return f"{entry['rows']} rows, ridge {entry['ridge']:g}"

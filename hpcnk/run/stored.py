@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.data import labelled
 from hpcnk.errors import StorageError
 from hpcnk.report import misfit_of_results
 from hpcnk.store import (
@@ -92,11 +93,34 @@ def read_finite(path: Path, *names: str) -> list[NDArray[Any]]:
 
 
 def read_labels(path: Path, part: str) -> tuple[Array, NDArray[Any]]:
-    """Return the encoded and the raw labels of `train` or `test` rows. Raises StorageError."""
-    encoded, raw = read_finite(path, f"y_{part}", f"target_{part}")
-    if raw.dtype.kind == "i" and not ((raw >= 0) & (raw < encoded.shape[1])).all():
-        raise refusal(path, f"target_{part} holds a class beyond the {encoded.shape[1]} classes")
+    """Return the encoded and the raw labels of `train` or `test` rows. Raises StorageError.
+
+    NaN in both stands for a real label that is missing; every output has a training row with one.
+    """
+    encoded, raw = read_arrays(path, f"y_{part}", f"target_{part}")
+    if raw.dtype.kind == "i":
+        _check_classes(path, part, encoded, raw)
+    else:
+        _check_targets(path, part, encoded, raw)
     return encoded, raw
+
+
+def _check_classes(path: Path, part: str, encoded: Array, raw: NDArray[Any]) -> None:
+    if not np.isfinite(encoded).all():
+        raise refusal(path, f"y_{part} holds a value that is not finite")
+    if not ((raw >= 0) & (raw < encoded.shape[1])).all():
+        raise refusal(path, f"target_{part} holds a class beyond the {encoded.shape[1]} classes")
+
+
+def _check_targets(path: Path, part: str, encoded: Array, raw: NDArray[Any]) -> None:
+    for name, array in ((f"y_{part}", encoded), (f"target_{part}", raw)):
+        if np.isinf(array).any():
+            raise refusal(path, f"{name} holds a value that is infinite")
+    known = labelled(raw)
+    if (labelled(encoded) != known).any():
+        raise refusal(path, f"y_{part} lacks other labels than target_{part}")
+    if part == "train" and not known.any(axis=0).all():
+        raise refusal(path, "y_train holds no label of one of its outputs")
 
 
 def grid_of(inputs: Path, tile: int, test: bool) -> Grid:
@@ -113,17 +137,17 @@ def require_grid(layout: Layout, grid: Grid, dtype: str | None = None) -> None:
         raise refusal(layout.path, f"it holds {layout.dtype}, where the deck asks for {dtype}")
 
 
-def read_solution(path: Path, inputs: Path, ridges: int) -> tuple[Array, dict[str, Any]]:
-    """Return the coefficients (ridges, n, outputs), and what the solver said of them.
+def read_solution(path: Path, inputs: Path) -> tuple[Array, dict[str, Any]]:
+    """Return the coefficients (settings, n, outputs), and what the solver said of them.
 
     Raises StorageError if they are others, or not finite.
     """
     alpha, said = read_finite(path, "alpha", "results")
-    expected = (ridges, *_form(inputs, "y_train", 2, "f8"))
+    expected = (len(alpha), *_form(inputs, "y_train", 2, "f8")) if alpha.ndim else ()
     if alpha.shape != expected or alpha.dtype != np.float64:
         raise refusal(path, f"alpha is {alpha.dtype} of shape {alpha.shape}, expected {expected}")
     results = parse_mapping(path, said.tobytes().decode("utf-8", "replace"))
-    if found := misfit_of_results(results, ridges):
+    if found := misfit_of_results(results, len(alpha)):
         raise refusal(path, f"its results are none: {found}")
     if not 0 < results["mean_diagonal"] < math.inf:
         raise refusal(path, f"its mean diagonal is {results['mean_diagonal']}")

@@ -1,29 +1,31 @@
-"""Solving the systems of all ridges on some of the training rows, with checkpoints on the way."""
+"""Solving the systems of all sizes and ridges on some of the training rows, with checkpoints."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.errors import SolveError, Stopped
+from hpcnk.errors import Stopped
 from hpcnk.run.checkpoint import Checkpoints
+from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
+from hpcnk.run.preconditioners import LazyPrecondition, make_preconditioner
+from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
 from hpcnk.solve import (
     Limits,
-    LowRank,
     Solution,
+    Spread,
     Status,
     Systems,
     conjugate_gradient,
-    identity,
-    pivoted_cholesky,
+    dense_solution,
 )
 from hpcnk.solve.operator import Operator
-from hpcnk.solve.preconditioner import Precondition
 
 Array = NDArray[np.float64]
 Which = tuple[str, str]  # the name of a solve, and its rows in words
@@ -31,135 +33,134 @@ Which = tuple[str, str]  # the name of a solve, and its rows in words
 
 @dataclass(frozen=True)
 class SolvedSystems:
-    """The solved systems of all ridges on some rows. `x` has shape (ridges, n, outputs).
+    """The solved systems, what made them quick, and how each went."""
 
-    `scale` is trace(K)/n of the rows, `ridges` are absolute.
-    """
-
-    x: Array
-    scale: float
-    ridges: Array
+    columns: Columns
     solution: Solution
+    precondition: LazyPrecondition
 
-    def summary(self, relative: tuple[float, ...]) -> list[dict[str, Any]]:
-        """One entry a ridge, as report.json has it."""
-        outputs = self.x.shape[2]
-        columns = [slice(i * outputs, (i + 1) * outputs) for i in range(len(relative))]
-        return [
-            {
-                "ridge": ridge,
-                "ridge_absolute": float(absolute),
-                "iterations": self.solution.iterations[part].tolist(),
-                "true_relative_residual": self.solution.true_relative_residual[part].tolist(),
-                "converged": all(s is Status.CONVERGED for s in self.solution.status[part]),
-                "status": [s.name.lower() for s in self.solution.status[part]],
-            }
-            for ridge, absolute, part in zip(relative, self.ridges, columns, strict=True)
-        ]
+    def summary(self) -> list[dict[str, Any]]:
+        """One entry a setting, as report.json has it."""
+        return [self._entry(i) for i in range(len(self.columns.settings))]
+
+    def _entry(self, number: int) -> dict[str, Any]:
+        setting, part = self.columns.settings[number], self.columns.of(number)
+        status = self.solution.status[part]
+        absolute = [matrix.ridge for matrix in self.columns.matrices[part]]
+        return {
+            "rows": setting.rows,
+            "ridge": setting.ridge,
+            "ridge_absolute": float(np.mean(absolute)),
+            "iterations": self.solution.iterations[part].tolist(),
+            "true_relative_residual": self.solution.true_relative_residual[part].tolist(),
+            "converged": all(s is Status.CONVERGED for s in status),
+            "status": [s.name.lower() for s in status],
+        }
 
 
 def solve_systems(
     session: Session,
     operator: Operator,
-    y: Array,
-    keep: NDArray[np.bool_],
+    columns: Columns,
     which: Which,
     origin: dict[str, str],
+    guess: Array | None = None,
 ) -> SolvedSystems:
-    """Solve for all ridges with the rows `keep`, y (n, outputs). Collective.
+    """Solve for all settings. Collective.
 
-    `origin`: what a checkpoint must have been made from. Raises SolveError, StorageError, Stopped.
+    `origin`: what a checkpoint must have been made from. `guess`: this rank's rows of solutions to
+    start from. Raises SolveError, StorageError, Stopped.
     """
-    deck, (name, rows) = session.deck.solve, which
-    scale = _mean_diagonal(operator, int(keep.sum()))
-    ridges = np.array(deck.ridge) * scale
-    outputs = y.shape[1]
-    checkpoints = Checkpoints(session, name, origin)
-    start = checkpoints.newest(len(y), len(ridges) * outputs)
+    rows = which[1]
+    checkpoints = Checkpoints(session, which[0], origin)
+    start = checkpoints.newest(operator.spread, columns.matrices)
     if start is not None:
         session.say(f"solve: {rows}: going on after {len(start['history'])} passes")
-    solution = conjugate_gradient(
-        operator,
-        np.tile(np.where(keep[:, None], y, 0.0), (1, len(ridges))),
-        np.repeat(ridges, outputs),
-        _preconditioner(session, operator, rows),
-        Limits(deck.tolerance, deck.max_iterations),
-        lambda systems: _observe(session, which, checkpoints, systems),
-        start,
-    )
-    _warn_of_failures(session, solution, outputs, rows)
+    memory = automatic_bytes(least_share(session))
+    parts = (session, operator, columns.row_sets, columns.matrices, rows)
+    precondition = make_preconditioner(*parts, checkpoints.rank, memory)
+    deck = session.deck.solve
+    problem = columns.problem(operator.spread.mine, deck.block)
+    if deck.method == "dense":
+        solution = dense_solution(operator, problem, deck.tolerance)
+    else:
+        observer = _Observer(session, which, checkpoints, operator.spread, precondition)
+        with observer.storing_if_stopped():
+            limits = Limits(deck.tolerance, deck.max_iterations)
+            solution = conjugate_gradient(
+                operator, problem, precondition, limits, observer, start, guess
+            )
+    _warn_of_failures(session, columns, solution, rows)
     session.say(
-        f"solve: {rows}: {solution.x.shape[1]} systems in {solution.passes} passes over the "
+        f"solve: {rows}: {len(columns.matrices)} systems in {solution.passes} passes over the "
         f"kernel, worst true relative residual {solution.true_relative_residual.max():.1e}"
     )
-    x = solution.x.reshape(len(y), len(ridges), outputs).transpose(1, 0, 2)
-    return SolvedSystems(np.ascontiguousarray(x), scale, ridges, solution)
+    return SolvedSystems(columns, solution, precondition)
 
 
-def _preconditioner(session: Session, operator: Operator, rows: str) -> Precondition:
-    """Return what the deck asks for, made at its first use: a solve that is over needs none."""
-    asked = session.deck.solve.preconditioner
-    if asked is None:
-        return identity
-
-    @cache
-    def made() -> LowRank:
-        factor = pivoted_cholesky(operator, asked.rank, lambda: _between_columns(session))
-        session.say(f"solve: {rows}: pivoted Cholesky of rank {factor.rank}")
-        return factor
-
-    return lambda residuals, ridges: made()(residuals, ridges)
-
-
-def _between_columns(session: Session) -> None:
-    session.watchdog.beat()
-    session.stop.raise_if_requested(session.comm)
-
-
-def _mean_diagonal(operator: Operator, rows: int) -> float:
-    """Return trace(K)/n of the rows in use. Raises SolveError if it cannot scale a ridge."""
-    mean = float(operator.diagonal().sum()) / rows
-    if not (np.isfinite(mean) and mean > 0):
-        raise SolveError(
-            f"trace(K)/n is {mean}, expected a positive number",
-            "check the layers (b_std and w_std) and the data; `hpcnk verify` checks the tiles",
-        )
-    return mean
-
-
-def _observe(session: Session, which: Which, checkpoints: Checkpoints, systems: Systems) -> None:
-    """Log a pass; store the state when it is time, at the end, or when a signal came. Collective.
-
-    The last solve is not stored at its end, for the solution is. Raises Stopped, StorageError.
+class _Observer:
+    """Called on all ranks after each pass: logs it, and stores the state when it is time, at the
+    end if more is to come, or when a signal came. Collective; raises Stopped, StorageError.
     """
-    name, rows = which
-    session.watchdog.beat()
-    left, worst = systems.left.size, systems.history[-1]
-    fields = {"rows": rows, "iteration": systems.passes, "systems_left": left}
-    session.events.write("iteration", **fields, worst_residual=worst)
-    session.faults.step("solve")
-    votes = session.comm.allgather((bool(session.stop.requested), checkpoints.is_due(systems)))
-    stopped, due = any(vote[0] for vote in votes), votes[0][1]
-    if stopped or due or (not left and name == "validation"):
-        checkpoints.write(systems)
-    if stopped:
-        raise Stopped(
-            "solve: stopped by a signal; the state of the solver is stored",
-            "start the same command again, on any number of ranks, to go on from there",
-        )
+
+    def __init__(
+        self,
+        session: Session,
+        which: Which,
+        checkpoints: Checkpoints,
+        spread: Spread,
+        precondition: LazyPrecondition,
+    ) -> None:
+        self._session, self._which, self._checkpoints = session, which, checkpoints
+        self._spread, self._precondition = spread, precondition
+        self._systems: Systems | None = None
+
+    def __call__(self, systems: Systems) -> None:
+        self._systems = systems
+        session, (name, rows) = self._session, self._which
+        session.watchdog.beat()
+        left, worst = systems.left.size, systems.history[-1]
+        fields = {"rows": rows, "iteration": systems.passes, "systems_left": left}
+        session.events.write("iteration", **fields, worst_residual=worst)
+        session.faults.step("solve")
+        mine = (bool(session.stop.requested), self._checkpoints.is_due(systems))
+        votes = session.comm.allgather(mine)
+        if any(stopped for stopped, _ in votes):
+            raise Stopped(
+                "solve: stopped by a signal; the state of the solver is stored",
+                "start the same command again, on any number of ranks, to go on from there",
+            )
+        deck = session.deck.solve
+        more = name == "validation" or deck.leave_one_out or deck.evidence
+        if votes[0][1] or (not left and more):
+            self._store(systems)
+
+    @contextmanager
+    def storing_if_stopped(self) -> Iterator[None]:
+        """Store the state that a signal stops the work at, be it after a pass or within one."""
+        try:
+            yield
+        except Stopped:
+            if self._systems is not None:
+                self._store(self._systems)
+            raise
+
+    def _store(self, systems: Systems) -> None:
+        self._checkpoints.write(self._spread, systems, self._precondition.rank)
 
 
-def _warn_of_failures(session: Session, solution: Solution, outputs: int, which: str) -> None:
-    """Warn once a ridge and kind of failure."""
-    for i, ridge in enumerate(session.deck.solve.ridge):
-        columns = range(i * outputs, (i + 1) * outputs)
+def _warn_of_failures(session: Session, columns: Columns, solution: Solution, which: str) -> None:
+    """Warn once a setting and kind of failure."""
+    several = len({setting.rows for setting in columns.settings}) > 1
+    for i, setting in enumerate(columns.settings):
+        part = range(len(columns.matrices))[columns.of(i)]
+        size = f"{setting.rows} rows: " if several else ""
         for status in Status:
-            failed = [c for c in columns if solution.status[c] is status]
+            failed = [c for c in part if solution.status[c] is status]
             if failed and status is not Status.CONVERGED:
                 worst = solution.true_relative_residual[failed].max()
                 session.warn(
                     "solve",
-                    f"{which}, ridge {ridge:g}, {len(failed)} of {outputs} output(s): "
-                    f"{status.value} (worst true relative residual {worst:.1e} after at most "
-                    f"{solution.iterations[failed].max()} iterations)",
+                    f"{which}: {size}ridge {setting.ridge:g}: {len(failed)} of {len(part)} systems "
+                    f"{status.value} (worst true relative residual {worst:.1e})",
                 )

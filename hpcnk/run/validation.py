@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import on_root
-from hpcnk.data import validation_rows
+from hpcnk.data import require_labels_on_both_sides, validation_rows
 from hpcnk.report import better, score
 from hpcnk.run.labels import read_targets
+from hpcnk.run.problem import Columns, Setting, columns_of
 from hpcnk.run.session import Session
 from hpcnk.run.systems import Array, solve_systems
-from hpcnk.solve import Restricted
 from hpcnk.solve.operator import Operator
 
 VALIDATION = "validation"
@@ -26,41 +26,60 @@ def validate(
     target: NDArray[Any],
     origin: dict[str, str],
 ) -> dict[str, Any] | None:
-    """Score every ridge on held-out training rows; None if the deck sets none aside. Collective."""
-    data = session.deck.data
-    if not data.validation:
+    """Score every setting on held-out training rows; None if the deck sets none aside. Collective.
+
+    `y` (n, outputs) are the encoded labels, NaN where there is none.
+    """
+    held = held_rows(session, target)
+    if not held.size:
         return None
-    held = on_root(session.comm, lambda: validation_rows(target, data.validation, data.seed))
-    keep = np.ones(operator.n, bool)
-    keep[held] = False
+    columns = columns_of(session.deck, y, held, operator.diagonal())
     which = (VALIDATION, f"without {len(held)} rows")
-    systems = solve_systems(session, Restricted(operator, keep), y, keep, which, origin)
-    ridges, n, outputs = systems.x.shape
-    block = np.ascontiguousarray(systems.x.transpose(1, 0, 2)).reshape(n, ridges * outputs)
-    encoded = operator.apply(block)[held].reshape(-1, ridges, outputs)
+    systems = solve_systems(session, operator, columns, which, origin)
+    encoded = operator.spread.rows_at(operator.apply(systems.solution.x), held)
 
-    def metrics_of_ridges() -> list[dict[str, float]]:
+    def metrics_of_settings() -> list[dict[str, float]]:
         targets = read_targets(session.folder.inputs)
-        predictions = [targets.decode(encoded[:, i]) for i in range(ridges)]
-        return [score(targets.task, part, target[held], y[held]) for part in predictions]
+        parts = [encoded[:, columns.of(i)] for i in range(len(columns.settings))]
+        decoded = [targets.decode(part) for part in parts]
+        return [score(targets.task, part, target[held], y[held]) for part in decoded]
 
-    metrics = on_root(session.comm, metrics_of_ridges)
-    summary = systems.summary(session.deck.solve.ridge)
+    metrics = on_root(session.comm, metrics_of_settings)
+    summary = systems.summary()
     return {
         "rows": held,
         "metrics": metrics,
         "solve": summary,
-        "selected": _select(metrics, [entry["converged"] for entry in summary]),
+        "selected": _select(columns, metrics, [entry["converged"] for entry in summary]),
     }
 
 
-def _select(metrics: list[dict[str, float]], converged: list[bool]) -> int:
-    """Return the index of the best ridge, among the converged ones where there are any."""
-    candidates = [i for i, good in enumerate(converged) if good] or list(range(len(metrics)))
-    best = candidates[0]
-    for i in candidates[1:]:
-        if better(metrics[i], metrics[best]):
-            best = i
+def held_rows(session: Session, target: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the training rows that the deck sets aside. Collective. Raises DataError."""
+    data = session.deck.data
+
+    def draw() -> NDArray[np.int64]:
+        held = validation_rows(target, data.validation, data.seed)
+        if held.size:
+            require_labels_on_both_sides(target, held)
+        return held
+
+    return on_root(session.comm, draw)
+
+
+def _select(
+    columns: Columns, metrics: list[dict[str, float]], converged: list[bool]
+) -> list[Setting]:
+    """Return the best setting of each size, among the converged ones where there are any."""
+    best = []
+    for rows in sorted({setting.rows for setting in columns.settings}):
+        here = [i for i, setting in enumerate(columns.settings) if setting.rows == rows]
+        candidates = [i for i in here if converged[i]] or here
+        first = candidates[0]
+        for i in candidates[1:]:
+            if better(metrics[i], metrics[first]):
+                first = i
+        best.append(columns.settings[first])
     return best
 
 

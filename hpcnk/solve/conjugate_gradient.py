@@ -1,21 +1,25 @@
 """Preconditioned conjugate gradients for many systems that share the passes over the kernel.
 
-Each column c solves (K + ridge_c I) x_c = b_c on its own (Hestenes and Stiefel 1952), but all
-columns go through K as one block. The residual that CG carries along drifts from the true one, so
-it is not believed: when it falls below the tolerance the column pauses, its solution takes part in
-the next pass in place of a search direction, and the residual computed from it decides. A column
-that fails the test starts again from its true residual.
+Column c solves (P K P + ridge I) x_c = b_c with its matrix: a row set and a ridge. All columns go
+through K as one block. Columns of one matrix form a group, which searches in the space that all
+its directions span (block CG, O'Leary 1980), in the form that survives dependent columns: the
+directions are orthonormalised in each step, and those that depend on the others are dropped (Ji and
+Li, "A breakdown-free block conjugate gradient method", BIT 2017). With groups of one column this is
+the usual CG.
 
-All that the iteration carries along is a dictionary of arrays, `Systems.snapshot`; started from
-one, it goes on as if it had never stopped.
+The residual that CG carries along drifts from the true one, so it is not believed: when it falls
+below the tolerance the column leaves the search, its solution takes part in the next pass, and the
+residual computed from it decides. Columns that fail the test form a group of their own that starts
+again from their true residuals. A start from given solutions begins with that test.
 
-Vectors are replicated on all ranks. The few numbers that decide (dot products, norms) are those of
-rank 0, so that ranks on unlike processors cannot come to different decisions and wait for ever.
+Rows of vectors are spread over the ranks. What decides (small matrices, norms) is summed over all
+rows, and rank 0 decides for all (see `Spread`). All that the iteration carries along is a
+dictionary of arrays, `Systems.snapshot`; started from one, it goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -24,16 +28,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import SolveError
-from hpcnk.solve.operator import Array, Operator
-from hpcnk.solve.preconditioner import Precondition
+from hpcnk.solve.directions import Group, orthonormal, step_length, turn
+from hpcnk.solve.matrices import Matrix, RowSet, sizes_of
+from hpcnk.solve.operator import Operator
+from hpcnk.solve.precondition import Precondition
+from hpcnk.solve.spread import Array, Spread, dots, gram
 
 NO_STATUS = -1  # in a snapshot
+NO_GROUP = -1  # of a column that has ended
 RESTARTS_WITHOUT_GAIN = 3  # a restart must at least halve the true residual
 
-_CARRIED = (
-    "x", "r", "p", "rz", "relative", "checked", "gainless", "checking", "iterations",
-)  # fmt: skip
+Integers = NDArray[np.int64]
 Snapshot = Mapping[str, NDArray[Any]]  # what `Systems.snapshot` gives
+_CARRIED = ("relative", "checked", "gainless", "iterations")
+SPREAD = ("x", "r", "p")  # arrays of a snapshot with this rank's rows; the others are on all ranks
 
 
 @dataclass(frozen=True)
@@ -63,11 +71,25 @@ class Status(Enum):
 
 
 @dataclass(frozen=True)
+class Problem:
+    """The systems: b has this rank's rows of all columns, (rows, columns).
+
+    Column c has matrix `matrices[c]`, on the rows `row_sets[matrices[c].rows]`; b is zero outside.
+    `block`: whether columns of one matrix search together.
+    """
+
+    b: Array
+    matrices: Sequence[Matrix]
+    row_sets: Sequence[RowSet]
+    block: bool = True
+
+
+@dataclass(frozen=True)
 class Solution:
-    """Solutions x, (n, columns), and for each column how it went."""
+    """Solutions x, this rank's rows of all columns, and for each column how it went."""
 
     x: Array
-    iterations: NDArray[np.int64]
+    iterations: Integers
     true_relative_residual: Array
     status: list[Status]
     passes: int
@@ -81,106 +103,132 @@ class Solution:
 
 def conjugate_gradient(
     operator: Operator,
-    b: Array,
-    ridges: Array,
+    problem: Problem,
     precondition: Precondition,
     limits: Limits,
     observe: Callable[[Systems], None] = lambda systems: None,
     start: Snapshot | None = None,
+    guess: Array | None = None,
 ) -> Solution:
-    """Solve (K + ridge_c I) x_c = b_c for all columns at once. Collective.
+    """Solve all systems of the problem at once. Collective.
 
-    `b` has shape (n, columns), `ridges` (columns,), absolute. `observe` is called on all ranks
-    after each pass over the kernel, and may end the work by raising on all of them. `start` is what
-    a snapshot of the same systems held. Raises SolveError when a product is not finite.
+    `observe` is called on all ranks after each pass over the kernel, and may end the work by
+    raising on all of them. `start` is what a snapshot of the same systems held; without one,
+    `guess` may give solutions to start from, of the shape of b and zero outside of each column's
+    rows. Raises SolveError when a product is not finite.
     """
-    systems = Systems(operator, b, ridges, precondition, limits)
-    systems.begin(start)
+    systems = Systems(operator, problem, precondition, limits)
+    systems.begin(start, guess)
     while systems.left.size:
-        product = operator.apply(systems.block())
-        if not np.isfinite(product).all():
-            raise SolveError(
-                "the kernel's product with a vector is not finite",
-                "run `hpcnk verify` on the output folder; a tile holds NaN or infinity",
-            )
+        product = operator.apply(systems.block(), systems.sizes())
         systems.advance(product)
         observe(systems)
     return systems.solution()
 
 
 class Systems:
-    """The state of all columns. Arrays are (n, columns); `left` lists those still in the block."""
+    """The state of all columns. `left` lists those still in the block."""
 
     def __init__(
-        self,
-        operator: Operator,
-        b: Array,
-        ridges: Array,
-        precondition: Precondition,
-        limits: Limits,
+        self, operator: Operator, problem: Problem, precondition: Precondition, limits: Limits
     ) -> None:
-        columns = b.shape[1]
-        self._comm = operator.sums.comm
-        self._b, self._ridges, self._precondition = b, ridges, precondition
-        self._limits = limits
-        self._scale = self._norms(b)
-        self._x = np.zeros_like(b)
-        self._r = b.copy()
-        self._p = np.zeros_like(b)
-        self._rz = np.zeros(columns)
+        self._spread = operator.spread
+        self._problem, self._precondition, self._limits = problem, precondition, limits
+        self._sizes = sizes_of(problem.matrices, problem.row_sets)
+        mine = self._spread.mine
+        self._outside = [~row_set.keep[mine] for row_set in problem.row_sets]
+        columns = problem.b.shape[1]
+        self._scale = _norms(self._spread, problem.b)
+        self._x = np.zeros(problem.b.shape)
+        self._groups: list[Group] = []
+        self._checking: Integers = np.arange(0)
         self._relative = np.ones(columns)  # of the residual CG carries, or the true one if checked
         self._checked = np.full(columns, np.inf)  # the last true relative residual
         self._gainless = np.zeros(columns, np.int64)
-        self._checking = np.zeros(columns, bool)
         self._iterations = np.zeros(columns, np.int64)
         self._status: list[Status | None] = [None] * columns
         self.passes = 0
         self.history: list[float] = []
         self.left = np.arange(columns)
 
-    def begin(self, start: Snapshot | None) -> None:
-        """Take the first search directions, or those that a snapshot holds."""
+    def begin(self, start: Snapshot | None, guess: Array | None) -> None:
+        """Take the first search directions, those of a snapshot, or solutions to be checked."""
         if start is not None:
             self._restore(start)
             return
         for column in np.flatnonzero(self._scale == 0).tolist():
             self._finish(column, Status.CONVERGED, 0.0)
-        self._restart(self.left)
+        if guess is not None:
+            self._x[:, self.left] = guess[:, self.left]
+            self._checking = self.left
+            return
+        self._restart(self._together(self.left), self._problem.b)
 
-    def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Return all that changes from pass to pass. The arrays are not copied."""
-        codes = [NO_STATUS if s is None else list(Status).index(s) for s in self._status]
-        arrays = {name: getattr(self, f"_{name}") for name in _CARRIED}
-        arrays["checking"] = arrays["checking"].astype(np.uint8)
-        return {
-            **arrays,
-            "status": np.array(codes, np.int64),
-            "left": self.left,
-            "history": np.array(self.history),
-        }
+    def _together(self, columns: Integers) -> list[Integers]:
+        """Group columns by their matrices, those of most rows first."""
+        problem = self._problem
+        found: dict[Any, list[int]] = {}
+        for column in columns.tolist():
+            key = problem.matrices[column] if problem.block else column
+            found.setdefault(key, []).append(column)
+        groups = sorted(found.values(), key=lambda group: -self._sizes[group[0]])
+        return [np.array(group) for group in groups]
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        for name in _CARRIED:
-            setattr(self, f"_{name}", np.array(snapshot[name], getattr(self, f"_{name}").dtype))
-        codes = snapshot["status"].tolist()
-        self._status = [None if code == NO_STATUS else list(Status)[code] for code in codes]
-        self.left = np.array(snapshot["left"])
-        self.history = snapshot["history"].tolist()
-        self.passes = len(self.history)
+    def _restart(self, parts: Sequence[Integers], residuals: Array) -> None:
+        """Begin groups of these columns from residuals, (rows, all columns)."""
+        begun = [
+            Group(columns, self._problem.matrices[columns[0]], residuals[:, columns])
+            for columns in parts
+        ]
+        z = self._precondition([(group.matrix, group.r) for group in begun])
+        orthonormal(self._spread, begun, z)
+        self._groups = sorted(
+            [*self._groups, *begun], key=lambda group: -self._sizes[group.columns[0]]
+        )
 
     def block(self) -> Array:
-        """Return what goes through K next: search directions, or solutions to be checked."""
-        directions, solutions = self._p[:, self.left], self._x[:, self.left]
-        return np.where(self._checking[self.left], solutions, directions)
+        """Return what goes through K next: search directions, and solutions to be checked."""
+        parts = [group.p for group in self._groups] + [self._x[:, self._checking]]
+        return np.take(np.concatenate(parts, axis=1), self._order(), axis=1)
+
+    def sizes(self) -> Integers:
+        """Return the training-set size of each column of the block; they fall."""
+        return self._unordered_sizes()[self._order()]
+
+    def _unordered_sizes(self) -> Integers:
+        searching = [np.full(g.p.shape[1], self._sizes[g.columns[0]]) for g in self._groups]
+        return np.concatenate([*searching, self._sizes[self._checking]])
+
+    def _order(self) -> Integers:
+        return np.argsort(-self._unordered_sizes(), kind="stable")
 
     def advance(self, product: Array) -> None:
-        """Take K times the block, shape (n, left), and move every column one step."""
+        """Take K times the block, this rank's rows, and move every column one step."""
+        self._require_finite(product)
         self.passes += 1
-        left, checking = self.left, self._checking[self.left]
-        product = product + self._ridges[left] * self.block()
-        self._check(left[checking], product[:, checking])
-        self._step(left[~checking], product[:, ~checking])
-        self.history.append(float(self._relative[left].max()))
+        before, checking = self.left, self._checking
+        unordered = np.empty_like(product)
+        unordered[:, self._order()] = product
+        ends = np.cumsum([group.p.shape[1] for group in self._groups])
+        *parts, checked = np.split(unordered, ends, axis=1) if len(ends) else [unordered]
+        for group, q in zip(self._groups, parts, strict=True):
+            group.q = self._plus_ridge(q, group.matrix, group.p)
+        self._checking = np.arange(0)
+        self._step()
+        self._check(checking, checked)
+        self.history.append(float(self._relative[before].max()))
+
+    def _plus_ridge(self, product: Array, matrix: Matrix, v: Array) -> Array:
+        product[self._outside[matrix.rows]] = 0.0
+        return product + matrix.ridge * v
+
+    def _require_finite(self, product: Array) -> None:
+        bad = lambda rows: np.array([float(not np.isfinite(product[rows]).all())])  # noqa: E731
+        if self._spread.totals(bad)[0][0]:
+            raise SolveError(
+                "the kernel's product with a vector is not finite",
+                "run `hpcnk verify` on the output folder; a tile holds NaN or infinity",
+            )
 
     def solution(self) -> Solution:
         """Return the result once no column is left."""
@@ -189,42 +237,58 @@ class Systems:
             self._x, self._iterations, self._relative, status, self.passes, self.history
         )
 
-    def _step(self, columns: NDArray[np.int64], q: Array) -> None:
-        """One CG iteration of these columns, q = (K + ridge I) p."""
-        p = self._p[:, columns]
-        curvature = self._dots(p, q)
-        good = (curvature > 0) & (self._rz[columns] > 0)
-        self._give_up(columns[~good], Status.INDEFINITE)
-        columns, p, q = columns[good], p[:, good], q[:, good]
-        step = self._rz[columns] / curvature[good]
-        self._x[:, columns] += step * p
-        self._r[:, columns] -= step * q
-        self._iterations[columns] += 1
-        self._relative[columns] = self._norms(self._r[:, columns]) / self._scale[columns]
+    def _step(self) -> None:
+        """One CG iteration of all groups, q = (P K P + ridge I) p."""
+        if not self._groups:
+            return
+        for group in step_length(self._spread, self._groups):
+            self._give_up(group)
+        for group in self._groups:
+            self._x[:, group.columns] += group.p @ group.step
+            group.r -= group.q @ group.step
+            self._iterations[group.columns] += 1
+        z = self._precondition([(group.matrix, group.r) for group in self._groups])
+        squares, couplings = self._measure(z)
+        for i, group in enumerate(self._groups):
+            self._relative[group.columns] = np.sqrt(squares[i]) / self._scale[group.columns]
+            going = ~self._pause(group.columns)
+            group.keep(going)
+            z[i], couplings[i] = z[i][:, going], couplings[i][:, going]
+        alive = [i for i, group in enumerate(self._groups) if group.columns.size]
+        self._groups = [self._groups[i] for i in alive]
+        turn(self._spread, self._groups, [z[i] for i in alive], [couplings[i] for i in alive])
+
+    def _measure(self, z: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Return the squared norms of the residuals, and q^T z, of each group."""
+        squares = [dots(group.r, group.r) for group in self._groups]
+        couplings = [gram(group.q, part) for group, part in zip(self._groups, z, strict=True)]
+        found = self._spread.totals(*squares, *couplings)
+        return found[: len(squares)], found[len(squares) :]
+
+    def _pause(self, columns: Integers) -> NDArray[np.bool_]:
+        """Send columns to be checked that seem done or have no iterations left; say which."""
         done = self._relative[columns] <= self._limits.tolerance
-        self._checking[columns] = done | (self._iterations[columns] >= self._limits.max_iterations)
-        self._turn(columns[~self._checking[columns]])
+        done |= self._iterations[columns] >= self._limits.max_iterations
+        self._checking = np.concatenate([self._checking, columns[done]])
+        return done
 
-    def _turn(self, columns: NDArray[np.int64]) -> None:
-        """Choose the next search directions, conjugate to the last ones."""
-        r = self._r[:, columns]
-        z = self._precondition(r, self._ridges[columns])
-        rz = self._dots(r, z)
-        self._p[:, columns] = z + (rz / self._rz[columns]) * self._p[:, columns]
-        self._rz[columns] = rz
+    def _give_up(self, group: Group) -> None:
+        """Stop iterating these columns; the next pass takes their true residuals."""
+        for column in group.columns:
+            self._status[column] = Status.INDEFINITE
+        self._checking = np.concatenate([self._checking, group.columns])
+        self._groups = [other for other in self._groups if other is not group]
 
-    def _restart(self, columns: NDArray[np.int64]) -> None:
-        """Forget the search directions and start from the residual at hand."""
-        r = self._r[:, columns]
-        z = self._precondition(r, self._ridges[columns])
-        self._p[:, columns] = z
-        self._rz[columns] = self._dots(r, z)
-        self._checking[columns] = False
-
-    def _check(self, columns: NDArray[np.int64], product: Array) -> None:
-        """Judge paused columns by their true residuals, product = (K + ridge I) x."""
-        self._r[:, columns] = self._b[:, columns] - product
-        true = self._norms(self._r[:, columns]) / self._scale[columns]
+    def _check(self, columns: Integers, product: Array) -> None:
+        """Judge columns by their true residuals, product = K x."""
+        if not columns.size:
+            return
+        residuals = np.zeros(self._x.shape)
+        for i, column in enumerate(columns.tolist()):
+            matrix, x = self._problem.matrices[column], self._x[:, column : column + 1]
+            ax = self._plus_ridge(product[:, i : i + 1], matrix, x)
+            residuals[:, column : column + 1] = self._problem.b[:, column : column + 1] - ax
+        true = _norms(self._spread, residuals[:, columns]) / self._scale[columns]
         gain = true <= 0.5 * self._checked[columns]
         self._gainless[columns] = np.where(gain, 0, self._gainless[columns] + 1)
         self._checked[columns] = np.minimum(self._checked[columns], true)
@@ -233,7 +297,9 @@ class Systems:
             verdict = self._verdict(column, residual)
             if verdict is not None:
                 self._finish(column, verdict, residual)
-        self._restart(columns[np.isin(columns, self.left)])
+        failed = columns[np.isin(columns, self.left)]
+        if failed.size:
+            self._restart(self._together(np.sort(failed)), residuals)
 
     def _verdict(self, column: int, residual: float) -> Status | None:
         if residual <= self._limits.tolerance:
@@ -246,21 +312,55 @@ class Systems:
             return Status.STAGNATED
         return None
 
-    def _give_up(self, columns: NDArray[np.int64], status: Status) -> None:
-        """Stop iterating these columns; the next pass takes their true residuals."""
-        for column in columns:
-            self._status[column] = status
-        self._checking[columns] = True
-
     def _finish(self, column: int, status: Status, residual: float) -> None:
         self._status[column] = status
         self._relative[column] = residual
         self.left = self.left[self.left != column]
 
-    def _dots(self, a: Array, b: Array) -> Array:
-        dots = np.einsum("nc,nc->c", a, b)
-        self._comm.Bcast(dots, root=0)
-        return dots
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Return all that changes from pass to pass; x, r, p with this rank's rows.
 
-    def _norms(self, a: Array) -> Array:
-        return np.sqrt(self._dots(a, a))
+        Each group has a number in `group`; its directions stand in p in place of its first
+        columns, `width` of them.
+        """
+        columns = len(self._scale)
+        r, p = np.zeros_like(self._x), np.zeros_like(self._x)
+        number, width = np.full(columns, NO_GROUP), np.zeros(columns, np.int64)
+        for i, group in enumerate(self._groups):
+            directions = group.p.shape[1]
+            r[:, group.columns] = group.r
+            p[:, group.columns[:directions]] = group.p
+            number[group.columns], width[group.columns] = i, directions
+        codes = [NO_STATUS if s is None else list(Status).index(s) for s in self._status]
+        return {
+            **{name: getattr(self, f"_{name}") for name in _CARRIED},
+            "x": self._x,
+            "r": r,
+            "p": p,
+            "group": number,
+            "width": width,
+            "checking": self._checking,
+            "status": np.array(codes, np.int64),
+            "left": self.left,
+            "history": np.array(self.history),
+        }
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        for name in (*_CARRIED, "x"):
+            setattr(self, f"_{name}", np.array(snapshot[name], getattr(self, f"_{name}").dtype))
+        codes = snapshot["status"].tolist()
+        self._status = [None if code == NO_STATUS else list(Status)[code] for code in codes]
+        self.left, self._checking = np.array(snapshot["left"]), np.array(snapshot["checking"])
+        self.history = snapshot["history"].tolist()
+        self.passes = len(self.history)
+        number = snapshot["group"]
+        for i in range(number.max(initial=NO_GROUP) + 1):
+            columns = np.flatnonzero(number == i)
+            directions = snapshot["width"][columns[0]]
+            group = Group(columns, self._problem.matrices[columns[0]], snapshot["r"][:, columns])
+            group.p = np.ascontiguousarray(snapshot["p"][:, columns[:directions]])
+            self._groups.append(group)
+
+
+def _norms(spread: Spread, a: Array) -> Array:
+    return np.sqrt(spread.totals(dots(a, a))[0])

@@ -1,120 +1,131 @@
-"""The kernel matrix as an operator: each rank holds its own tiles, partial products are summed.
+"""The kernel matrix as an operator: each rank has its tiles, partial products are summed.
 
-A tile above the diagonal serves both triangles: K_ij times block j and its transpose times block i.
-Tiles stay in the precision they are stored in; products and sums are in float64, so a strip of a
-float32 tile is widened into a small buffer that stays in cache while BLAS reads it twice.
+Vectors are spread over the ranks by rows. For a product every rank gathers the whole block of
+vectors, forms what its tiles add to any row, and keeps its own rows of the sum over all ranks:
+these two blocks are all that a rank holds whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import Sum, Sums, sum_over_ranks
+from hpcnk.comm import Sums, share_sum, sum_over_ranks
+from hpcnk.solve.products import Products
+from hpcnk.solve.spread import Spread
+from hpcnk.solve.tiles import Array, HeldTile, Sizes, TileSource, every
 from hpcnk.tiling import Tile
 
-Array = NDArray[np.float64]
-HeldTile = tuple[Tile, NDArray[Any]]
-
-STRIP_BYTES = 1 << 20  # of the float64 buffer: within the second-level cache of one core
 SLACK = 2.0  # of bounds on exact numbers, for rounding
+Indices = NDArray[np.int64]
 
 
 class Operator(Protocol):
     """A symmetric positive semi-definite matrix that all ranks apply together."""
 
     n: int
+    spread: Spread
     sums: Sums
 
-    def apply(self, v: Array) -> Array:
-        """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
+    def apply(self, v: Array, sizes: Sizes | None = None) -> Array:
+        """Return this rank's rows of K v, for its rows of v. Collective.
 
-    def column(self, index: int) -> Array:
-        """Return column `index` of K, shape (n,). Collective."""
+        `sizes` (columns,), not increasing: a column is zero from its size on, and the product may
+        be left out from there on. None: all columns have all rows.
+        """
+
+    def columns(self, indices: Indices) -> Array:
+        """Return this rank's rows of these columns of K, (rows, columns). Collective."""
 
     def diagonal(self) -> Array:
-        """Return the diagonal of K, shape (n,). Collective."""
+        """Return the diagonal of K, shape (n,), on all ranks. Collective."""
 
 
 class TileOperator:
-    """The n x n kernel from the upper-triangle tiles that each rank holds.
+    """The n x n kernel from the upper-triangle tiles of each rank's sources.
 
-    All ranks' tiles together must be every tile of the triangle once.
+    All ranks' sources together must have every tile of the triangle once.
     """
 
-    def __init__(self, sums: Sums, n: int, tiles: Iterable[HeldTile]) -> None:
+    def __init__(self, sums: Sums, n: int, sources: Sequence[TileSource]) -> None:
         self.n = n
         self.sums = sums
-        self._tiles = list(tiles)
+        self.spread = Spread(sums.comm, n, sums.ordered)
+        self._sources = list(sources)
 
-    def apply(self, v: Array) -> Array:
-        """Return K v for v of shape (n, columns), equal on all ranks. Collective."""
-        product = self.sums.begin(v.shape, lambda: self._largest * np.abs(v).sum(axis=0))
-        for tile, entries in self._tiles:
-            _add_products(product, tile, entries, v)
-        return product.total()
+    def apply(self, v: Array, sizes: Sizes | None = None) -> Array:
+        """Return this rank's rows of K v, for its rows of v. Collective."""
+        columns = v.shape[1]
+        sizes = np.full(columns, self.n) if sizes is None else sizes
+        product = self.sums.begin((self.n, columns), lambda: self._bound(v))
+        whole = np.ascontiguousarray(self.spread.whole(v))
+        for source in self._sources:
+            source.add_products(whole, sizes, product)
+        del whole
+        return product.share(self.spread.blocks)
+
+    def _bound(self, v: Array) -> Array:
+        (lengths,) = self.spread.totals(lambda rows: np.abs(v[rows]).sum(axis=0))
+        return self._largest * lengths
 
     @cached_property
     def _largest(self) -> float:
         """The largest entry, NaN if there is one. Collective."""
-        mine = max((_largest_of(entries) for _, entries in self._tiles), default=0.0)
+        tiles = (entries for source in self._sources for _, entries in source.tiles(every))
+        mine = max(map(_largest_of, tiles), default=0.0)
         return SLACK * float(np.max(self.sums.comm.allgather(mine)))
 
-    def column(self, index: int) -> Array:
-        """Return column `index` of K, shape (n,). Collective."""
-        column = np.zeros(self.n)
-        for tile, entries in self._tiles:
-            if tile.columns.start <= index < tile.columns.stop:
-                column[tile.rows] = entries[:, index - tile.columns.start]
-            elif tile.rows.start <= index < tile.rows.stop:
-                column[tile.columns] = entries[index - tile.rows.start]
-        return sum_over_ranks(self.sums.comm, column)
+    def columns(self, indices: Indices) -> Array:
+        """Return this rank's rows of these columns of K, (rows, columns). Collective."""
+        columns = np.zeros((self.n, len(indices)))
+
+        def wanted(tile: Tile) -> bool:
+            return bool(_inside(tile.columns, indices).any() or _inside(tile.rows, indices).any())
+
+        for source in self._sources:
+            for tile, entries in source.tiles(wanted):
+                _copy_columns(tile, entries, indices, columns)
+        return share_sum(self.sums.comm, columns, self.spread.blocks)
 
     def diagonal(self) -> Array:
-        """Return the diagonal of K, shape (n,). Collective."""
+        """Return the diagonal of K, shape (n,), on all ranks. Collective."""
+        return self._diagonal.copy()
+
+    @cached_property
+    def _diagonal(self) -> Array:
         diagonal = np.zeros(self.n)
-        for tile, entries in self._tiles:
-            if tile.symmetric:
+        for source in self._sources:
+            for tile, entries in source.tiles(lambda tile: tile.symmetric):
                 diagonal[tile.rows] = entries.diagonal()
         return sum_over_ranks(self.sums.comm, diagonal)
 
 
-class Restricted:
-    """A principal submatrix in the full matrix's coordinates: rows outside `keep` are zero."""
+def _inside(rows: slice, indices: Indices) -> NDArray[np.bool_]:
+    return (indices >= rows.start) & (indices < rows.stop)
 
-    def __init__(self, operator: Operator, keep: NDArray[np.bool_]) -> None:
-        self.n = operator.n
-        self.sums = operator.sums
-        self._operator = operator
-        self._outside = ~keep
 
-    def apply(self, v: Array) -> Array:
-        """Return P K v for v that is zero outside. Collective."""
-        product = self._operator.apply(v)
-        product[self._outside] = 0.0
-        return product
-
-    def column(self, index: int) -> Array:
-        """Return the column with zeros outside. Collective."""
-        column = self._operator.column(index)
-        column[self._outside] = 0.0
-        return column
-
-    def diagonal(self) -> Array:
-        """Return the diagonal with zeros outside. Collective."""
-        diagonal = self._operator.diagonal()
-        diagonal[self._outside] = 0.0
-        return diagonal
+def _copy_columns(tile: Tile, entries: NDArray[Any], indices: Indices, columns: Array) -> None:
+    """Copy what a tile holds of these columns of the whole matrix, of both triangles."""
+    right = np.flatnonzero(_inside(tile.columns, indices))
+    columns[tile.rows, right] = entries[:, indices[right] - tile.columns.start]
+    if not tile.symmetric:
+        left = np.flatnonzero(_inside(tile.rows, indices))
+        columns[tile.columns, left] = entries[indices[left] - tile.rows.start].T
 
 
 def cross_product(
-    sums: Sums, m: int, tiles: Iterable[HeldTile], v: Array, largest: float = np.inf
+    sums: Sums,
+    m: int,
+    tiles: Iterable[HeldTile],
+    v: Array,
+    products: Products,
+    largest: float = np.inf,
 ) -> Array:
-    """Return the product of an m x n matrix with v, (n, columns). Collective.
+    """Return the product of an m x n matrix with v, (n, columns), on all ranks. Collective.
 
     All ranks' `tiles` together make up the matrix. They are consumed one at a time, so they can
     stream from a file. `largest` bounds the matrix's entries: sums in fixed point need it. The
@@ -122,38 +133,13 @@ def cross_product(
     """
     product = sums.begin((m, v.shape[1]), lambda: SLACK * largest * np.abs(v).sum(axis=0))
     for tile, entries in tiles:
-        rows = np.empty((len(entries), v.shape[1]))
-        for part, strip in _strips(entries):
-            rows[part] = strip @ v[tile.columns]
-        if largest < np.inf and not _largest_of(entries) <= largest:
-            rows[:] = np.nan  # the sum could overflow
-        product.add(tile.rows, rows)
+        with product.addend(tile.rows, v.shape[1]) as rows:
+            products.add(entries, True, v[tile.columns], v[tile.columns], rows, rows)
+            if largest < np.inf and not _largest_of(entries) <= largest:
+                rows[:] = np.nan  # the sum could overflow
     return product.total()
 
 
 def _largest_of(entries: NDArray[Any]) -> float:
     """Return max |entry|, without a copy of the tile; NaN if one is."""
     return float(np.max([entries.max(), -entries.min()]))
-
-
-def _add_products(product: Sum, tile: Tile, entries: NDArray[Any], v: Array) -> None:
-    """Add a tile's products, each one addend, with its columns and with its rows."""
-    rows, columns = np.empty((len(entries), v.shape[1])), np.zeros((entries.shape[1], v.shape[1]))
-    for part, strip in _strips(entries):
-        rows[part] = strip @ v[tile.columns]
-        if not tile.symmetric:
-            columns += strip.T @ v[tile.rows][part]
-    product.add(tile.rows, rows)
-    if not tile.symmetric:
-        product.add(tile.columns, columns)
-
-
-def _strips(entries: NDArray[Any]) -> Iterable[tuple[slice, Array]]:
-    """Yield (rows, the same in float64) of a tile; a strip is valid until the next one is taken."""
-    height = max(1, STRIP_BYTES // (8 * entries.shape[1]))
-    buffer = np.empty((min(height, len(entries)), entries.shape[1]))
-    for start in range(0, len(entries), height):
-        rows = entries[start : start + height]
-        strip = buffer[: len(rows)]
-        strip[...] = rows
-        yield slice(start, start + len(rows)), strip

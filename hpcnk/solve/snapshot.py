@@ -2,46 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.solve.conjugate_gradient import NO_STATUS, Snapshot, Status
+from hpcnk.solve.conjugate_gradient import NO_GROUP, NO_STATUS, SPREAD, Snapshot, Status
+from hpcnk.solve.matrices import Matrix
 
-_VECTORS = ("x", "r", "p")  # (n, columns)
-_NUMBERS = ("rz", "relative", "checked")  # (columns,)
-_COUNTS = ("gainless", "iterations", "checking", "status")
-_LISTS = ("left", "history")  # of any length
+_NUMBERS = ("relative", "checked")  # (columns,)
+_COUNTS = ("gainless", "iterations", "status", "group", "width")
+_LISTS = ("left", "checking", "history")  # of any length
+NAMES = frozenset({*SPREAD, *_NUMBERS, *_COUNTS, *_LISTS})
 _MOST_COUNT = 1 << 53
 
 
-def misfit_of_snapshot(snapshot: Snapshot, n: int, columns: int) -> str:
-    """Say why a snapshot is none of `columns` systems with n rows; empty if it may be."""
-    names = {*_VECTORS, *_NUMBERS, *_COUNTS, *_LISTS}
-    if snapshot.keys() != names:
+def misfit_of_snapshot(snapshot: Snapshot, n: int, matrices: list[Matrix]) -> str:
+    """Say why a snapshot, with all n rows, is none of systems with these matrices; empty if it may
+    be.
+    """
+    if snapshot.keys() != NAMES:
         return f"it holds {sorted(snapshot)!a:.200}"
+    columns = len(matrices)
     for name, array in snapshot.items():
         expected = _shape(name, n, columns, array)
         if array.shape != expected or array.dtype != _dtype(name):
             return f"{name} is {array.dtype} of shape {array.shape}, expected {expected}"
-    bad = [name for name, good in _SOUND.items() if not good(snapshot[name])]
+    bad = [name for name, good in _sound(columns).items() if not good(snapshot[name])]
     if bad:
         return f"{bad[0]} holds a value that is impossible"
-    return _misfit_of_columns(snapshot, columns)
+    return _misfit_of_columns(snapshot, columns) or _misfit_of_groups(snapshot, matrices)
 
 
 def _shape(name: str, n: int, columns: int, array: NDArray[Any]) -> tuple[int, ...]:
-    if name in _VECTORS:
+    if name in SPREAD:
         return (n, columns)
     return (array.size,) if name in _LISTS else (columns,)
 
 
 def _dtype(name: str) -> np.dtype:
-    if name == "checking":
-        return np.dtype(np.uint8)
-    return np.dtype(np.int64 if name in (*_COUNTS, "left") else np.float64)
+    return np.dtype(np.int64 if name in (*_COUNTS, "left", "checking") else np.float64)
 
 
 def _within(low: float, high: float) -> Callable[[NDArray[Any]], bool]:
@@ -52,13 +53,15 @@ def _finite(array: NDArray[Any]) -> bool:
     return bool(np.isfinite(array).all())
 
 
-_SOUND: dict[str, Callable[[NDArray[Any]], bool]] = {
-    **{name: _finite for name in (*_VECTORS, "rz")},
-    **{name: _within(0, np.inf) for name in ("relative", "checked", "history")},
-    **{name: _within(0, _MOST_COUNT) for name in ("gainless", "iterations")},
-    "checking": _within(0, 1),
-    "status": _within(NO_STATUS, len(Status) - 1),
-}
+def _sound(columns: int) -> Mapping[str, Callable[[NDArray[Any]], bool]]:
+    return {
+        **{name: _finite for name in SPREAD},
+        **{name: _within(0, np.inf) for name in ("relative", "checked", "history")},
+        **{name: _within(0, _MOST_COUNT) for name in ("gainless", "iterations")},
+        "status": _within(NO_STATUS, len(Status) - 1),
+        "group": _within(NO_GROUP, columns - 1),
+        "width": _within(0, columns),
+    }
 
 
 def _misfit_of_columns(snapshot: Snapshot, columns: int) -> str:
@@ -68,3 +71,18 @@ def _misfit_of_columns(snapshot: Snapshot, columns: int) -> str:
         return f"left lists {left.tolist()!a:.100}, of {columns} columns"
     ended = np.delete(snapshot["status"], left)
     return "a column has ended without a status" if (ended == NO_STATUS).any() else ""
+
+
+def _misfit_of_groups(snapshot: Snapshot, matrices: list[Matrix]) -> str:
+    """A column that is left is in one group, whose columns have one matrix, or is checked."""
+    group, width, checking = snapshot["group"], snapshot["width"], snapshot["checking"]
+    members = np.flatnonzero(group != NO_GROUP)
+    if not np.array_equal(np.sort(np.concatenate([members, checking])), snapshot["left"]):
+        return "the columns that are left are not those searched for and checked"
+    for number in range(group.max(initial=NO_GROUP) + 1):
+        columns = np.flatnonzero(group == number)
+        if not columns.size or len({matrices[column] for column in columns}) > 1:
+            return f"group {number} is none of one matrix"
+        if (width[columns] != width[columns[0]]).any() or width[columns[0]] > columns.size:
+            return f"group {number} has directions that do not fit"
+    return ""

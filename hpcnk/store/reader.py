@@ -41,15 +41,25 @@ class TileReader:
 
     def read_intact(self, number: int) -> NDArray[Any] | None:
         """Return one tile without its padding, None if its checksum is wrong."""
-        stored = self._stored(number)
-        if checksum(stored) != self.checksums[number]:
+        stored = self._empty()
+        if not self.fill(number, stored):
             return None
         height, width = self.layout.grid.at(number).shape
         return stored[:height, :width]
 
     def intact(self, number: int) -> bool:
         """Return whether the tile's bytes are those that were written."""
-        return checksum(self._stored(number)) == self.checksums[number]
+        return self.fill(number, self._empty())
+
+    def fill(self, number: int, stored: NDArray[Any]) -> bool:
+        """Read one tile, padding included, into an array (tile, tile) of the file's type.
+
+        Return whether its checksum is right. Any thread may call this.
+        """
+        offset = self.layout.tiles_offset + number * self.layout.tile_bytes
+        with storage_errors("reading", self.layout.path):
+            read_at(self._handle, raw(stored), offset)
+        return checksum(stored) == self.checksums[number]
 
     def close(self) -> None:
         """Close the file."""
@@ -61,13 +71,9 @@ class TileReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _stored(self, number: int) -> NDArray[Any]:
+    def _empty(self) -> NDArray[Any]:
         tile = self.layout.grid.tile
-        stored = np.empty((tile, tile), self.layout.dtype)
-        offset = self.layout.tiles_offset + number * self.layout.tile_bytes
-        with storage_errors("reading", self.layout.path):
-            read_at(self._handle, raw(stored), offset)
-        return stored
+        return np.empty((tile, tile), self.layout.dtype)
 
 
 def _checksums(layout: Layout) -> dict[int, int]:

@@ -3,6 +3,18 @@
 import numpy as np
 
 from hpcnk.comm import FloatSums
+from hpcnk.solve import (
+    Greedy,
+    LowRank,
+    Matrix,
+    PlainProducts,
+    Problem,
+    ResidentTiles,
+    Spread,
+    TileOperator,
+    all_rows,
+    pivoted_cholesky,
+)
 
 
 class Single:
@@ -34,18 +46,36 @@ class DenseOperator:
 
     def __init__(self, k):
         self.n, self.sums, self._k = len(k), SUMS, k.astype(float)
+        self.spread = Spread(SUMS.comm, self.n)
         self.products, self.widths = 0, []
 
-    def apply(self, v):
+    def apply(self, v, sizes=None):
         self.products += 1
         self.widths.append(v.shape[1])
         return self._k @ v
 
-    def column(self, index):
-        return self._k[:, index].copy()
+    def columns(self, indices):
+        return self._k[:, indices]
 
     def diagonal(self):
         return self._k.diagonal().copy()
+
+
+def systems(y, ridges, row_sets=None, block=True):
+    """Every output with every ridge on every row set, in this order of columns from the last."""
+    row_sets = [all_rows(len(y))] if row_sets is None else row_sets
+    matrices, b = [], []
+    for number, row_set in enumerate(row_sets):
+        for ridge in ridges:
+            matrices += [Matrix(number, ridge)] * y.shape[1]
+            b.append(np.where(row_set.keep[:, None], y, 0.0))
+    return Problem(np.hstack(b), matrices, row_sets, block)
+
+
+def low_rank(operator, problem, rank, pivoting=None):
+    """The preconditioner of a problem's matrices, greedy unless told otherwise."""
+    factor = pivoted_cholesky(operator, rank, pivoting or Greedy())
+    return LowRank(operator.spread, operator.sums, factor, problem.row_sets, problem.matrices)
 
 
 def kernel_matrix(n, seed=0):
@@ -60,3 +90,8 @@ def tiles_of(k, grid, numbers=None):
     return [
         (grid.at(i), np.ascontiguousarray(k[grid.at(i).rows, grid.at(i).columns])) for i in numbers
     ]
+
+
+def tile_operator(sums, k, grid, numbers=None):
+    """The operator from the tiles of a matrix, by plain products."""
+    return TileOperator(sums, grid.n, [ResidentTiles(tiles_of(k, grid, numbers), PlainProducts())])

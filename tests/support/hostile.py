@@ -13,7 +13,7 @@ from hpcnk import store
 from hpcnk.cli import main
 from hpcnk.errors import StorageError
 from hpcnk.run.provenance import solution_provenance, solver_settings, train_contents
-from hpcnk.solve import Limits, conjugate_gradient, identity
+from hpcnk.solve import Limits, Matrix, Problem, all_rows, conjugate_gradient, identity
 from tests.support.dense import DenseOperator, kernel_matrix
 
 PRECIOUS = "precious"
@@ -76,9 +76,13 @@ def origin_of(session, kernel="kernel.h5"):
     return solution_provenance(session.deck, layout.id, contents) | solver_settings(session.deck)
 
 
+MATRICES = [Matrix(0, ridge) for ridge in (1e-3, 1e-3, 1e-6)]
+
+
 def systems_of_a_solve():
+    """Three columns; two of them search together."""
     y = np.random.default_rng(1).normal(size=(30, 3))
-    return DenseOperator(kernel_matrix(30)), y, np.array([1e-3, 1e-3, 1e-6])
+    return DenseOperator(kernel_matrix(30)), Problem(y, MATRICES, [all_rows(30)])
 
 
 @cache

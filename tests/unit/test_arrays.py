@@ -101,7 +101,10 @@ BAD_ARRAYS = {
     "one class": ({"y_train": np.zeros(12, int), "y_test": np.zeros(5, int)}, "all labels are 0"),
     "nan": ({"x_train": nan_in(7)}, "row 7 of x_train holds NaN"),
     "infinite": ({"x_test": np.full((5, 4), np.inf)}, "row 0 of x_test holds NaN or inf"),
-    "nan target": ({"y_train": nan_in(3), "y_test": np.ones((5, 4))}, "row 3 of y_train holds NaN"),
+    "infinite target": (
+        {"y_train": np.full((12, 1), -np.inf), "y_test": np.ones((5, 1))},
+        "row 0 of y_train holds infinite values",
+    ),
 }  # fmt: skip
 
 

@@ -3,14 +3,17 @@
 import json
 import os
 import platform
+import shutil
 import sys
 from contextlib import ExitStack
 from datetime import datetime
 
+import numpy as np
 import pytest
 
 from hpcnk.kernels import parse
-from tools.bench import kernels, machine
+from hpcnk.tiling import TriangleGrid
+from tools.bench import kernels, machine, solver
 from tools.bench.cases import CASES, REFERENCE, SCALED, Case, Target, chosen
 from tools.bench.channel import neutral
 from tools.bench.client import Client, WorkerError, engine_client
@@ -25,6 +28,7 @@ from tools.bench.measure import (
 )
 from tools.bench.results import figure, judged, quantities, result_path, table, write_json
 from tools.bench.scaling import efficiency, process_scaling, steps, thread_scaling
+from tools.bench.systems.kernels import CONDITION, Synthetic
 from tools.bench.timing import Block, best, calibrated, repeated
 
 CORES = tuple(machine.usable_cores()[:2])
@@ -327,3 +331,29 @@ def test_a_worker_that_dies_is_told_and_started_again():
         with pytest.raises(WorkerError, match="ZeroDivisionError"):
             client.ask("anything")
         assert client.ask("anything") == {}
+
+
+@pytest.mark.skipif(shutil.which("mpirun") is None, reason="no mpirun here")
+def test_the_table_of_the_solver_is_printed_and_kept(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("HPCNK_DATA", raising=False)
+    monkeypatch.setattr(solver, "QUICK", 256)
+    folders = ["--cache", str(tmp_path / "cache"), "--output", str(tmp_path / "results")]
+    assert solver.main(["--quick", "--only", "a,c", *folders]) == 0
+    (path,) = (tmp_path / "results").iterdir()
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["row"] for row in rows] == ["a", "a", "a", "c", "c"]
+    assert all(row["found"] > 0 and row["verdict"] in ("holds", "MISSES") for row in rows)
+    assert rows[3]["raw"]["many"]["converged"]
+    assert "320 systems against 10" in capsys.readouterr().out
+
+
+def test_an_unknown_row_of_the_solver_s_table_is_refused(capsys):
+    assert solver.main(["--only", "a,z"]) == 2
+    assert "rows are a, b" in capsys.readouterr().err
+
+
+def test_the_synthetic_kernel_has_the_spectrum_it_should():
+    n = 64
+    k = Synthetic(n).entries(TriangleGrid(n, n).at(0))
+    expected = np.arange(1.0, n + 1) ** -(np.log(CONDITION) / np.log(n))
+    np.testing.assert_allclose(np.linalg.eigvalsh(k)[::-1], expected, rtol=1e-4)

@@ -33,6 +33,7 @@ def test_defaults(read):
         "data.path": None,
         "data.train": None,
         "data.test": None,
+        "data.shuffle": False,
         "data.validation": 0,
         "data.whitening": None,
         "data.seed": 0,
@@ -43,14 +44,28 @@ def test_defaults(read):
         "kernel.tile": 512,
         "kernel.backend": "auto",
         "solve.ridge": [1e-6],
+        "solve.sizes": [],
+        "solve.method": "cg",
         "solve.tolerance": 1e-8,
         "solve.max_iterations": 1000,
-        "solve.preconditioner": {"kind": "pivoted_cholesky", "rank": 200},
+        "solve.block": True,
+        "solve.operator": "auto",
+        "solve.memory": None,
+        "solve.leave_one_out": None,
+        "solve.evidence": None,
+        "solve.preconditioner": {"kind": "random_cholesky", "rank": "auto", "seed": 0},
         "solve.reproducible": False,
         "solve.checkpoint": {"minutes": 10.0, "iterations": None},
+        "predict.variance": False,
+        "compare.methods": [
+            "cg", "nystrom", "subset_of_regressors", "block_diagonal", "bayesian_committee",
+        ],
+        "compare.sizes": [],
+        "compare.budgets": [],
+        "compare.inducing": "leading",
         "store.driver": "auto",
         "watchdog.minutes": 120.0,
-    }
+    }  # fmt: skip
     assert deck.source.name == "trial.yaml"
 
 
@@ -65,7 +80,7 @@ def test_full_deck(monkeypatch, tmp_path):
     assert deck.data.normalize is False
     assert deck.kernel.layers[0] == {"conv": {"filter": 3, "w_std": 1.2}}
     assert deck.solve.ridge == (1e-6, 1e-4, 1e-2, 0.0)
-    assert deck.solve.preconditioner == Preconditioner(rank=20)
+    assert deck.solve.preconditioner == Preconditioner(kind="pivoted_cholesky", rank=20)
     assert deck.store.driver == "posix"
 
 

@@ -96,6 +96,7 @@ GOOD_DECKS = st.fixed_dictionaries(
                 "path": st.none(),
                 "train": SELECTIONS,
                 "test": SELECTIONS,
+                "shuffle": st.booleans(),
                 "validation": st.floats(0, 1, exclude_max=True) | st.integers(0, 10**6),
                 "whitening": st.none()
                 | st.fixed_dictionaries(

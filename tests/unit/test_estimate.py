@@ -3,6 +3,7 @@
 import argparse
 import json
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from tests.support.mpi import HPCNK, launch
 from tools.bench import solve as solve_bench
 
 RESULTS = Path(__file__).resolve().parents[2] / "tools" / "bench" / "results"
+MANY_RIDGES = {"ridge": [i * 1e-3 for i in range(1, 20)]}
 IMAGES = Description((32, 32, 3), 5_000_000, 10_000, 10, "classification")
 
 
@@ -121,7 +123,8 @@ def test_times_follow_from_the_rates(planned, monkeypatch):
     assert found.kernel_seconds == pytest.approx(made.pairs_per_rank * pair)
     assert found.tile_seconds == pytest.approx(8192**2 * pair)
     held = 366 * 8192**2
-    vectors = 5_000_000 * 20 / rates.VECTORS
+    vectors = made.vector_rows * 20 / rates.VECTORS
+    assert 5_000_000 / 512 <= made.vector_rows < 5_000_000 / 512 + 256
     twenty = rates.product_seconds(rates.PRODUCTS["float32"].triangle, 20)
     assert found.solve_pass_seconds == pytest.approx(held * twenty / 4 + vectors)
     assert found.vector_seconds == pytest.approx(vectors)
@@ -171,6 +174,7 @@ def test_the_work_of_the_busiest_rank_is_bounded_closely(rows, tile, ranks):
 
 
 def warnings(planned, place, output, there=None, **changes):
+    place = replace(place, host_memory=there)
     made = planned(place, **changes)
     return "\n".join(hazards(made, place, estimate(made, place), Ground(output, there)))
 
@@ -182,8 +186,11 @@ def test_five_million_rows_are_warned_of(planned, tmp_path, monkeypatch):
         monkeypatch.setattr(hazards_module, "file_system", lambda path, system=system: system)
         told = warnings(planned, Place(512, 64), tmp_path / "absent" / "output", 512 * 10**9)
         assert text in told and "is missing" in told and "lfs setstripe" in told
-    assert "rank 0 needs" not in told and "hosts would do" in told
-    assert "the solve needs 86" in told and "786 GB tiles" in told
+    assert "rank 0 needs" not in told and "hosts would hold all" in told
+    assert "the solve needs" not in told  # without its tiles
+    assert "of 366 tiles of a rank do not fit into memory and are read in each pass" in told
+    tight = warnings(planned, Place(512, 64), tmp_path, 8 * 10**9)
+    assert "the solve needs" in tight and "tiles apart" in tight and "do not fit" not in tight
 
 
 @pytest.mark.parametrize(
@@ -197,8 +204,11 @@ def test_five_million_rows_are_warned_of(planned, tmp_path, monkeypatch):
         (Place(190_000, 9000), {}, "3034 ranks have none"),
         (Place(190_000, 9000), {}, "380000 journals"),
         (Place(100_000, 9000), {}, "tiles for a rank are few"),
-        (Place(20_000, 9000), {"solve": {"ridge": [i * 1e-3 for i in range(1, 20)]}}, "vectors"),
-        (Place(20_000, 9000), {}, "every rank does whole"),
+        (
+            Place(20_000, 9000),
+            {"solve": {"ridge": [i * 1e-3 for i in range(1, 20)]}},
+            "whole on every rank",
+        ),
     ],
 )
 def test_each_danger_is_told(place, changes, text, planned, tmp_path):
@@ -226,7 +236,7 @@ def test_five_million_rows_on_512_ranks_are_planned_in_two_seconds(write_deck):
     ended = launch(0, [*HPCNK, "plan", deck, *size, "--pairs-per-second", "1e5"])
     assert _processor_seconds() - before < 2
     assert ended.code == 0, ended.output
-    for text in ("186966 of 8192", "at most 366", "50.19 TB", "2.88 GB", "a pass", "WARNING"):
+    for text in ("186966 of 8192", "at most 366", "50.19 TB", "9984 rows", "a pass", "WARNING"):
         assert text in ended.output, text
 
 

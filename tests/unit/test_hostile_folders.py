@@ -15,6 +15,7 @@ from hpcnk.errors import StorageError, UsageError
 from hpcnk.report import EventLog, markdown, misfit_of_report, printable
 from hpcnk.run import solve as solve_stage
 from hpcnk.run import verify as verify_stage
+from hpcnk.run.checkpoint import PASSES, RANK
 from hpcnk.run.folder import Folder
 from hpcnk.run.guard.heartbeat import Heartbeats, Sign, create_heartbeats
 from hpcnk.run.guard.lock import FolderLock, read_holder, running_holder
@@ -428,7 +429,7 @@ def test_a_stranger_s_checkpoint_and_solution_do_no_harm(done):
     attributes = store.read_attributes(folder.solution)
     for turn in (0, 1):
         path = folder.checkpoint("all", turn)
-        store.write_arrays(path, snapshots()[turn + 2], {**attributes, "passes": turn + 3})
+        store.write_arrays(path, snapshots()[turn + 2], {**attributes, PASSES: turn + 3, RANK: 3})
     run = hpcnk(0, "run", deck, limit=40)
     assert run.code == 0 and "Traceback" not in run.output, run.output
     assert run.output.count("a checkpoint cannot be used: ") == 2

@@ -11,13 +11,15 @@ from hpcnk import store
 from hpcnk.errors import HpcnkError, SolveError
 from hpcnk.report import score
 from hpcnk.run import solve as solve_stage
-from hpcnk.run.checkpoint import Checkpoints
+from hpcnk.run.checkpoint import PASSES, RANK, Checkpoints
 from hpcnk.run.labels import read_targets
 from hpcnk.run.predict import _solution as read_solution_of
 from hpcnk.run.stored import check_inputs, read_labels, read_solution
-from hpcnk.solve import Limits, conjugate_gradient, identity, misfit_of_snapshot
+from hpcnk.solve import Limits, Spread, conjugate_gradient, identity, misfit_of_snapshot
+from tests.support.dense import Single
 from tests.support.hostile import (
     KINDS,
+    MATRICES,
     deep,
     ended,
     origin_of,
@@ -30,6 +32,7 @@ from tests.support.hostile import (
 )  # fmt: skip
 
 pytestmark = pytest.mark.timeout(60)
+ROWS = Spread(Single(), 30)
 
 
 @pytest.fixture(scope="module", name="snapshots")
@@ -119,7 +122,7 @@ def test_a_solution_that_does_not_fit_is_not_used(session, kind):
 
 def test_what_a_solver_said_has_all_that_is_asked_for(session):
     path, inputs = session.folder.solution, session.folder.inputs
-    _, said = read_solution(path, inputs, 2)
+    _, said = read_solution(path, inputs)
     for change in (
         {"mean_diagonal": 0.0}, {"mean_diagonal": "1"}, {"solve": said["solve"][:1]},
         {"solve": [{}, {}]}, {"selected_ridge": "a"}, {"validation": said["validation"][:1]},
@@ -127,8 +130,7 @@ def test_what_a_solver_said_has_all_that_is_asked_for(session):
     ):  # fmt: skip
         text = json.dumps(said | change).encode()
         rewrite(path, results=np.frombuffer(text, "u1"))
-        refuses(read_solution, path, inputs, 2, match="solution.h5 does not fit")
-    refuses(read_solution, path, inputs, 3, match="alpha|entries")
+        refuses(read_solution, path, inputs, match="solution.h5 does not fit")
 
 
 # Checkpoints
@@ -136,7 +138,7 @@ def test_what_a_solver_said_has_all_that_is_asked_for(session):
 
 def test_states_of_a_solve_fit(snapshots):
     assert len(snapshots) > 20
-    assert {misfit_of_snapshot(snapshot, 30, 3) for snapshot in snapshots} == {""}
+    assert {misfit_of_snapshot(snapshot, 30, MATRICES) for snapshot in snapshots} == {""}
 
 
 STATES = {
@@ -144,12 +146,14 @@ STATES = {
     "columns": ("p", lambda a: a[:, :2]),
     "single": ("r", lambda a: a.astype("f4")),
     "nan": ("x", lambda a: a * np.nan),
-    "infinite": ("rz", lambda a: a + np.inf),
+    "infinite": ("r", lambda a: a + np.inf),
     "relative": ("relative", lambda a: a * np.nan),
     "negative": ("checked", lambda a: np.full_like(a, -1)),
     "gainless": ("gainless", lambda a: a - 1),
     "iterations": ("iterations", lambda a: a - 2**62),
-    "checking": ("checking", lambda a: a + 2),
+    "group": ("group", lambda a: a + 7),
+    "group, gone": ("group", lambda a: a + 1),
+    "width": ("width", lambda a: a + 9),
     "code": ("status", lambda a: a * 0 + 4),
     "code below": ("status", lambda a: a * 0 - 2),
     "left": ("left", lambda a: a + 3),
@@ -169,14 +173,34 @@ def test_a_state_that_is_impossible_is_found(snapshots, kind):
     snapshot = dict(snapshots[3])
     snapshot[name] = change(snapshot[name])
     assert re.search(name if kind != "nobody left" else "without a status",
-                     misfit_of_snapshot(snapshot, 30, 3))  # fmt: skip
+                     misfit_of_snapshot(snapshot, 30, MATRICES))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name,value,said",
+    [
+        ("checking", [2], "searched for and checked"),
+        ("checking", [7], "searched for and checked"),
+        ("group", [-1, -1, -1], "searched for and checked"),
+        ("group", [0, 1, 0], "one matrix"),
+        ("group", [1, 1, 2], "one matrix"),
+        ("width", [1, 2, 1], "directions"),
+        ("width", [3, 3, 1], "directions"),
+    ],
+)
+def test_groups_that_are_impossible_are_found(snapshots, name, value, said):
+    snapshot = {**snapshots[3], name: np.array(value)}
+    assert said in misfit_of_snapshot(snapshot, 30, MATRICES)
 
 
 def test_a_state_has_all_arrays_and_no_others(snapshots):
     for name in snapshots[0]:
-        assert misfit_of_snapshot({k: v for k, v in snapshots[0].items() if k != name}, 30, 3)
-    assert misfit_of_snapshot({**snapshots[0], "more": np.ones(3)}, 30, 3)
-    assert misfit_of_snapshot(snapshots[0], 31, 3) and misfit_of_snapshot(snapshots[0], 30, 4)
+        others = {k: v for k, v in snapshots[0].items() if k != name}
+        assert misfit_of_snapshot(others, 30, MATRICES)
+    assert misfit_of_snapshot({**snapshots[0], "more": np.ones(3)}, 30, MATRICES)
+    assert misfit_of_snapshot(snapshots[0], 31, MATRICES)
+    assert misfit_of_snapshot(snapshots[0], 30, [*MATRICES, MATRICES[0]])
+    assert "one matrix" in misfit_of_snapshot(snapshots[0], 30, MATRICES[::-1])
 
 
 def _odd(generator, array):
@@ -200,7 +224,7 @@ def test_a_state_that_is_believed_does_no_harm(snapshots):
         for name in generator.choice(sorted(snapshot), generator.integers(1, 4)):
             with np.errstate(all="ignore"):
                 snapshot[name] = _odd(generator, snapshot[name])
-        if misfit_of_snapshot(snapshot, 30, 3):
+        if misfit_of_snapshot(snapshot, 30, MATRICES):
             continue
         used += 1
         try:
@@ -220,44 +244,44 @@ def checkpoints(session, snapshots):
     found = Checkpoints(session, "all", origin)
     for number, passes in enumerate((4, 8)):
         store.write_arrays(
-            found._paths[number], snapshots[passes - 1], {**origin, "passes": passes}
+            found._paths[number], snapshots[passes - 1], {**origin, PASSES: passes, RANK: 3}
         )
     return found
 
 
 def test_a_checkpoint_that_fits_is_used(checkpoints):
-    assert len(checkpoints.newest(30, 3)["history"]) == 8
+    assert len(checkpoints.newest(ROWS, MATRICES)["history"]) == 8
 
 
 @pytest.mark.parametrize(
     "change",
     [
         {"x": np.ones((30, 4))}, {"status": np.full(3, 99)}, {"left": np.arange(0)},
-        {"rz": np.full(3, np.nan)}, {"history": np.ones(7)}, {"more": np.ones(2)},
+        {"r": np.full((30, 3), np.nan)}, {"history": np.ones(7)}, {"more": np.ones(2)},
         {"x": np.array(None)},
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_does_not_fit_is_left_for_the_older_one(checkpoints, session, change):
     rewrite(checkpoints._paths[1], **change)
-    assert len(checkpoints.newest(30, 3)["history"]) == 4
+    assert len(checkpoints.newest(ROWS, MATRICES)["history"]) == 4
     assert "a checkpoint cannot be used" in session.warned[0]
 
 
 def test_checkpoints_of_other_systems_are_not_used(checkpoints, session):
-    assert checkpoints.newest(31, 3) is None and len(session.warned) == 2
+    assert checkpoints.newest(Spread(Single(), 31), MATRICES) is None and len(session.warned) == 2
 
 
 @pytest.mark.parametrize("passes", ["8", "x", 8.5, True, None, -1, [8]])
 def test_passes_are_a_count(checkpoints, passes):
-    rewrite(checkpoints._paths[1], {"passes": passes})
-    assert len(checkpoints.newest(30, 3)["history"]) == 4
+    rewrite(checkpoints._paths[1], {PASSES: passes})
+    assert len(checkpoints.newest(ROWS, MATRICES)["history"]) == 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_checkpoints_are_replaced_not_followed(checkpoints, session, kind):
     for path in checkpoints._paths:
         victim = place(path, kind)
-    assert checkpoints.newest(30, 3) is None
+    assert checkpoints.newest(ROWS, MATRICES) is None
     if kind == "folder":
         refuses(checkpoints.remove, match="removing .* failed")
     else:

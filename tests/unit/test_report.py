@@ -100,6 +100,7 @@ REPORT = {
     "warnings": {"kernel": [], "solve": ["ridge 1: not converged"]},
     "solve": [
         {
+            "rows": 40,
             "ridge": 0.1,
             "ridge_absolute": 0.25,
             "iterations": [3, 4],
@@ -114,11 +115,13 @@ REPORT = {
 
 def test_the_report_for_people_says_the_same():
     text = markdown(REPORT)
-    assert "| 0.1 | 0.25 | 4 | 2.00e-09 | yes |" in text
-    assert "No ridge was selected" in text and "| 0.1 | 0.5 |" in text
+    assert "| 40 | 0.1 | 0.25 | 4 | 2.00e-09 | yes |" in text
+    assert "No ridge was selected" in text and "| 40 | 0.1 | 0.5 |" in text
     assert "- ridge 1: not converged" in text
     chosen = {**REPORT, "selected_ridge": 0.1, "validation": [{"accuracy": 0.75}]}
-    assert "Selected ridge: **0.1**" in markdown(chosen) and "| 0.1 | 0.75 |" in markdown(chosen)
+    assert "Selected ridge: **0.1**" in markdown(chosen) and "| 40 | 0.1 | 0.75 |" in markdown(
+        chosen
+    )
 
 
 def test_the_report_before_the_solve():

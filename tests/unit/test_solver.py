@@ -8,20 +8,30 @@ from hpcnk.comm import FixedPointSums
 from hpcnk.errors import SolveError
 from hpcnk.solve import (
     Limits,
-    Restricted,
+    PlainProducts,
+    Problem,
     Status,
-    TileOperator,
     conjugate_gradient,
     cross_product,
+    dense_solution,
     identity,
-    operator,
-    pivoted_cholesky,
+    leading_rows,
 )
 from hpcnk.tiling import CrossGrid, TriangleGrid
-from tests.support.dense import SUMS, DenseOperator, Single, kernel_matrix, tiles_of
+from tests.support.dense import (
+    SUMS,
+    DenseOperator,
+    Single,
+    kernel_matrix,
+    low_rank,
+    systems,
+    tile_operator,
+    tiles_of,
+)
 
 N, OUTPUTS = 90, 3
 RIDGES = (1e-1, 1e-3, 1e-5)
+BOTH = pytest.mark.parametrize("block", [True, False])
 
 
 @pytest.fixture(scope="module")
@@ -32,70 +42,80 @@ def problem():
 
 
 def solve_all(k_operator, y, precondition=identity, tolerance=1e-9, limit=2000, **options):
+    block = options.pop("block", True)
     return conjugate_gradient(
         k_operator,
-        np.tile(y, (1, len(RIDGES))),
-        np.repeat(RIDGES, y.shape[1]),
+        systems(y, RIDGES, options.pop("row_sets", None), block),
         precondition,
         Limits(tolerance, limit),
         **options,
     )
 
 
+def preconditioner(k_operator, y, rank):
+    return low_rank(k_operator, systems(y, RIDGES), rank)
+
+
 def exact(k, y):
     return np.hstack([dense_solve(k + r * np.eye(len(k)), y, assume_a="pos") for r in RIDGES])
 
 
+def true_residuals(k, y, x):
+    b = np.tile(y, (1, len(RIDGES)))
+    rest = b - k @ x - np.repeat(RIDGES, OUTPUTS) * x
+    return np.linalg.norm(rest, axis=0) / np.linalg.norm(b, axis=0)
+
+
 @pytest.mark.parametrize("tile", [7, 32, 90, 200])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_operator_is_the_matrix(problem, tile, dtype, monkeypatch):
-    monkeypatch.setattr(operator, "STRIP_BYTES", 8 * 5 * 7)
+def test_operator_is_the_matrix(problem, tile, dtype):
     k, y = problem
     k = k.astype(dtype)
-    grid = TriangleGrid(N, tile)
-    tiles = TileOperator(SUMS, N, tiles_of(k, grid))
+    tiles = tile_operator(SUMS, k, TriangleGrid(N, tile))
     np.testing.assert_allclose(tiles.apply(y), k.astype(float) @ y, rtol=1e-13, atol=1e-13)
     np.testing.assert_array_equal(tiles.diagonal(), k.diagonal())
-    for index in (0, 6, 7, 40, N - 1):
-        np.testing.assert_array_equal(tiles.column(index), k[:, index])
+    chosen = np.array([N - 1, 0, 6, 7, 40])
+    np.testing.assert_array_equal(tiles.columns(chosen), k[:, chosen])
+
+
+@pytest.mark.parametrize("tile", [7, 32, 90])
+def test_tiles_beyond_a_size_are_left_out(problem, tile):
+    """Columns of falling sizes: a tile that a column does not reach is not multiplied with it."""
+    k, y = problem
+    grid, sizes = TriangleGrid(N, tile), np.array([N, 50, 7])
+    v = np.where(np.arange(N)[:, None] < sizes, y, 0.0)
+    poisoned = k.copy()
+    reached = -(-50 // tile) * tile
+    poisoned[:, reached:] = poisoned[reached:] = np.nan
+    tiles = tile_operator(SUMS, poisoned, grid)
+    product = tiles.apply(v[:, 1:], sizes[1:])
+    for column, size in enumerate(sizes[1:]):
+        expected = (k @ v[:, column + 1])[:size]
+        np.testing.assert_allclose(product[:size, column], expected, rtol=1e-13, atol=1e-13)
+    whole = tile_operator(SUMS, k, grid).apply(v, sizes)
+    np.testing.assert_allclose(whole[:, 0], k @ v[:, 0], rtol=1e-13, atol=1e-13)
 
 
 def test_cross_product_is_the_product():
     rng = np.random.default_rng(0)
     k, v = rng.normal(size=(11, 23)), rng.normal(size=(23, 4))
     tiles = tiles_of(k, CrossGrid(11, 23, 5))
-    np.testing.assert_allclose(cross_product(SUMS, 11, tiles, v), k @ v, rtol=1e-13, atol=1e-13)
+    product = cross_product(SUMS, 11, tiles, v, PlainProducts())
+    np.testing.assert_allclose(product, k @ v, rtol=1e-13, atol=1e-13)
 
 
+@BOTH
 @pytest.mark.parametrize("rank", [0, 1, 20, N, 5 * N])
-def test_solutions_are_the_dense_ones(problem, rank):
+def test_solutions_are_the_dense_ones(problem, rank, block):
     k, y = problem
     k_operator = DenseOperator(k)
-    precondition = pivoted_cholesky(k_operator, rank) if rank else identity
-    solution = solve_all(k_operator, y, precondition)
+    precondition = preconditioner(k_operator, y, rank) if rank else identity
+    solution = solve_all(k_operator, y, precondition, block=block)
     assert solution.converged
-    true = np.linalg.norm(
-        np.tile(y, (1, 3)) - k @ solution.x - np.repeat(RIDGES, OUTPUTS) * solution.x, axis=0
-    ) / np.linalg.norm(np.tile(y, (1, 3)), axis=0)
+    true = true_residuals(k, y, solution.x)
     assert true.max() <= 1e-9
     np.testing.assert_allclose(solution.true_relative_residual, true, rtol=0.1, atol=1e-13)
     np.testing.assert_allclose(solution.x, exact(k, y), rtol=1e-4, atol=1e-4)
-
-
-def test_the_preconditioner_is_the_inverse_it_claims(problem):
-    k, y = problem
-    factor = pivoted_cholesky(DenseOperator(k), N)
-    residuals = np.tile(y, (1, 3))
-    ridges = np.repeat(RIDGES, OUTPUTS)
-    np.testing.assert_allclose(factor(residuals, ridges), exact(k, y), rtol=1e-6, atol=1e-6)
-
-
-def test_the_preconditioner_takes_the_largest_pivots():
-    k = np.diag([1.0, 5.0, 3.0, 4.0, 2.0])
-    factor = pivoted_cholesky(DenseOperator(k), 2)
-    r = np.ones((5, 1))
-    z = factor(r, np.array([0.5]))[:, 0]
-    np.testing.assert_allclose(z, 1 / (np.array([0, 5.0, 0, 4.0, 0]) + 0.5), rtol=1e-12)
 
 
 def test_iterations_fall_as_the_rank_grows(problem):
@@ -103,30 +123,28 @@ def test_iterations_fall_as_the_rank_grows(problem):
     k_operator = DenseOperator(k)
     worst = [solve_all(k_operator, y).iterations.max()]
     for rank in (10, 30, 60):
-        factor = pivoted_cholesky(k_operator, rank)
+        factor = preconditioner(k_operator, y, rank)
         worst.append(solve_all(k_operator, y, factor).iterations.max())
     assert worst[1] < worst[0] and worst[2] < worst[1] and worst[3] < worst[2]
 
 
-def test_residual_history_is_the_golden_one(problem):
+def test_residual_history_of_single_columns_is_that_of_the_books(problem):
     """CG in exact form on a small, well-conditioned system: its residuals are known numbers."""
     k, y = problem
     k_operator = DenseOperator(k)
-    factor = pivoted_cholesky(k_operator, 30)
-    history = conjugate_gradient(
-        k_operator, y, np.full(OUTPUTS, 0.1), factor, Limits(1e-10, 100)
-    ).history
-    plain = _textbook(k + 0.1 * np.eye(N), y, factor, len(history) - 1)
+    single = systems(y, [0.1], block=False)
+    factor = low_rank(k_operator, single, 30)
+    history = conjugate_gradient(k_operator, single, factor, Limits(1e-10, 100)).history
+    plain = _textbook(k + 0.1 * np.eye(N), y, factor, single.matrices[0], len(history) - 1)
     np.testing.assert_allclose(history[: len(plain)], plain, rtol=1e-5)
 
 
-def _textbook(a, y, factor, steps):
+def _textbook(a, y, factor, matrix, steps):
     """Preconditioned CG column by column, as in the books; worst relative residual a step."""
-    ridges = np.full(1, 0.1)
     histories = []
     for b in y.T:
         r, x = b.copy(), np.zeros_like(b)
-        z = factor(r[:, None], ridges)[:, 0]
+        z = factor([(matrix, r[:, None])])[0][:, 0]
         p, rz, history = z, r @ z, []
         for _ in range(steps):
             q = a @ p
@@ -135,17 +153,48 @@ def _textbook(a, y, factor, steps):
             history.append(np.linalg.norm(r) / np.linalg.norm(b))
             if history[-1] <= 1e-10:
                 break
-            z = factor(r[:, None], ridges)[:, 0]
+            z = factor([(matrix, r[:, None])])[0][:, 0]
             p, rz = z + (r @ z) / rz * p, r @ z
         histories.append(history)
     common = min(map(len, histories))
     return np.max([history[:common] for history in histories], axis=0)
 
 
-def test_one_pass_serves_all_columns(problem):
+def test_a_block_finds_the_best_solution_in_the_space_that_it_spans(problem):
+    """After s passes the error is the least, in the norm of the matrix, over s powers of it."""
+    k, y = problem
+    a = k + 0.1 * np.eye(N)
+    for steps in (1, 2, 4):
+        found = conjugate_gradient(
+            DenseOperator(k), systems(y, [0.1]), identity, Limits(1e-14, steps)
+        ).x
+        basis = np.linalg.qr(np.hstack([np.linalg.matrix_power(a, i) @ y for i in range(steps)]))[0]
+        best = basis @ np.linalg.solve(basis.T @ a @ basis, basis.T @ y)
+        np.testing.assert_allclose(found, best, rtol=1e-7, atol=1e-9)
+
+
+def test_a_block_takes_fewer_passes(problem):
+    k, y = problem
+    passes = [solve_all(DenseOperator(k), y, block=block).passes for block in (True, False)]
+    assert passes[0] < 0.7 * passes[1]
+
+
+@pytest.mark.parametrize("same", [1.0, -3.0, 1 + 1e-9])
+def test_dependent_columns_do_not_break_a_block(problem, same):
+    k, y = problem
+    y = np.column_stack([y[:, 0], same * y[:, 0], y[:, 1], y[:, 0] - y[:, 1]])
+    k_operator = DenseOperator(k)
+    solution = conjugate_gradient(k_operator, systems(y, [1e-3]), identity, Limits(1e-9, 2000))
+    assert solution.converged and k_operator.widths[0] == 2
+    expected = dense_solve(k + 1e-3 * np.eye(N), y, assume_a="pos")
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-4, atol=1e-4)
+
+
+@BOTH
+def test_one_pass_serves_all_columns(problem, block):
     k, y = problem
     k_operator = DenseOperator(k)
-    together = solve_all(k_operator, y)
+    together = solve_all(k_operator, y, block=block)
     assert k_operator.products == together.passes
     assert together.passes <= together.iterations.max() + 2 + together.iterations.max() // 10
 
@@ -166,40 +215,42 @@ def test_a_zero_column_is_solved_at_once(problem):
     assert solution.converged and not solution.x[:, 1::3].any()
 
 
-def test_too_few_iterations_are_told(problem):
+@BOTH
+def test_too_few_iterations_are_told(problem, block):
     k, y = problem
-    solution = solve_all(DenseOperator(k), y, limit=3)
+    solution = solve_all(DenseOperator(k), y, limit=3, block=block)
     assert set(solution.status) == {Status.MAX_ITERATIONS}
     assert (solution.iterations == 3).all() and not solution.converged
 
 
-def test_a_drifted_recurrence_is_not_believed(problem):
+@BOTH
+def test_a_drifted_recurrence_is_not_believed(problem, block):
     """The products are wrong for a while: CG's own residual says converged, the true one not."""
     k, y = problem
 
     class Lying(DenseOperator):
-        def apply(self, v):
+        def apply(self, v, sizes=None):
             product = super().apply(v)
             return product * (1.001 if self.products < 12 else 1.0)
 
-    solution = solve_all(Lying(k), y, tolerance=1e-6)
+    solution = solve_all(Lying(k), y, tolerance=1e-6, block=block)
     assert solution.converged
-    residual = np.tile(y, (1, 3)) - k @ solution.x - np.repeat(RIDGES, OUTPUTS) * solution.x
-    assert (
-        np.linalg.norm(residual, axis=0) / np.linalg.norm(np.tile(y, (1, 3)), axis=0)
-    ).max() < 2e-6
+    assert true_residuals(k, y, solution.x).max() < 2e-6
 
 
-def test_stagnation_is_told(problem):
+@BOTH
+def test_stagnation_is_told(problem, block):
     k, y = problem
-    solution = solve_all(DenseOperator(k.astype(np.float32)), y, tolerance=1e-15)
+    k = k.astype(np.float32)
+    solution = solve_all(DenseOperator(k), y, tolerance=1e-15, block=block)
     assert set(solution.status[:OUTPUTS]) == {Status.STAGNATED}
     assert 1e-15 < solution.true_relative_residual[:OUTPUTS].max() < 1e-12
 
 
-def test_an_indefinite_matrix_is_told(problem):
+@BOTH
+def test_an_indefinite_matrix_is_told(problem, block):
     k, y = problem
-    solution = solve_all(DenseOperator(k - 0.5 * np.eye(N)), y)
+    solution = solve_all(DenseOperator(k - 0.5 * np.eye(N)), y, block=block)
     assert Status.INDEFINITE in solution.status
     assert "ridge" in Status.INDEFINITE.value
 
@@ -212,42 +263,99 @@ def test_nan_in_the_kernel_is_an_error(problem):
         solve_all(DenseOperator(k), y)
 
 
-def test_a_restriction_is_the_principal_submatrix(problem):
+def row_sets():
+    """All rows; leading ones; and two with rows left out, as by labels that are missing."""
+    random = np.random.default_rng(3)
+    return [
+        leading_rows(N, N),
+        leading_rows(N, 41),
+        leading_rows(N, N, random.random(N) < 0.7),
+        leading_rows(N, 60, random.random(N) < 0.5),
+    ]
+
+
+def exact_on(k, y, sets):
+    parts = []
+    for row_set in sets:
+        rows = np.flatnonzero(row_set.keep)
+        part = np.zeros((N, len(RIDGES) * OUTPUTS))
+        part[rows] = exact(k[np.ix_(rows, rows)], y[rows])
+        parts.append(part)
+    return np.hstack(parts)
+
+
+@BOTH
+@pytest.mark.parametrize("rank", [0, 30])
+def test_row_sets_are_principal_submatrices_solved_in_the_same_passes(problem, rank, block):
     k, y = problem
-    keep = np.ones(N, bool)
-    keep[[0, 5, 17, 88]] = False
-    masked = np.where(keep[:, None], y, 0)
-    restricted = Restricted(DenseOperator(k), keep)
-    np.testing.assert_array_equal(restricted.diagonal(), np.where(keep, k.diagonal(), 0))
-    factor = pivoted_cholesky(restricted, 30)
-    solution = solve_all(restricted, masked, factor)
-    assert not solution.x[~keep].any()
-    inner = exact(k[np.ix_(keep, keep)], y[keep])
-    np.testing.assert_allclose(solution.x[keep], inner, rtol=1e-4, atol=1e-4)
+    sets = row_sets()
+    k_operator = tile_operator(SUMS, k, TriangleGrid(N, 16))
+    together = systems(y, RIDGES, sets, block)
+    precondition = low_rank(k_operator, together, rank) if rank else identity
+    solution = conjugate_gradient(k_operator, together, precondition, Limits(1e-10, 2000))
+    assert solution.converged
+    np.testing.assert_allclose(solution.x, exact_on(k, y, sets), rtol=1e-4, atol=1e-4)
+    outside = np.repeat([~s.keep for s in sets], len(RIDGES) * OUTPUTS, axis=0).T
+    assert not solution.x[outside].any()
+    hardest = conjugate_gradient(
+        k_operator, systems(y, RIDGES, sets[:1], block), precondition, Limits(1e-10, 2000)
+    )
+    assert solution.passes <= 1.5 * hardest.passes
+
+
+def test_the_dense_method_is_dense_algebra(problem):
+    k, y = problem
+    sets = row_sets()
+    k_operator = tile_operator(SUMS, k, TriangleGrid(N, 16))
+    solution = dense_solution(k_operator, systems(y, RIDGES, sets), 1e-9)
+    assert solution.converged and solution.passes == 1
+    expected = exact_on(k, y, sets)
+    assert np.abs(solution.x - expected).max() <= 1e-8 * np.abs(expected).max()
+
+
+def test_the_dense_method_tells_of_an_indefinite_matrix(problem):
+    k, y = problem
+    solution = dense_solution(DenseOperator(k - 0.5 * np.eye(N)), systems(y, [0.1, 1.0]), 1e-9)
+    assert solution.status == [Status.INDEFINITE] * OUTPUTS + [Status.CONVERGED] * OUTPUTS
+    assert not solution.x[:, :OUTPUTS].any()
+
+
+@BOTH
+def test_a_good_guess_saves_passes(problem, block):
+    k, y = problem
+    cold = solve_all(DenseOperator(k), y, block=block)
+    k_operator = DenseOperator(k)
+    ended = solve_all(k_operator, y, guess=exact(k, y), block=block)
+    assert ended.converged and ended.passes == 1 and not ended.iterations.any()
+    near = exact(k, y) * (1 + 1e-6)
+    assert solve_all(DenseOperator(k), y, guess=near, block=block).passes < cold.passes
 
 
 class Interrupted(Exception):
     pass
 
 
+@BOTH
 @pytest.mark.parametrize("after", [1, 4, 9, 20, -1])  # -1: all but the last pass
 @pytest.mark.parametrize("tolerance", [1e-9, 1e-15])  # the second one ends in restarts
-def test_a_solve_goes_on_from_a_snapshot_as_if_it_had_never_stopped(problem, after, tolerance):
+def test_a_solve_goes_on_from_a_snapshot_as_if_it_had_never_stopped(
+    problem, after, tolerance, block
+):
     k, y = problem
-    factor = pivoted_cholesky(DenseOperator(k), 20)
-    whole = solve_all(DenseOperator(k), y, factor, tolerance)
+    factor = preconditioner(DenseOperator(k), y, 20)
+    whole = solve_all(DenseOperator(k), y, factor, tolerance, block=block)
     after = after % whole.passes
     taken = {}
 
-    def interrupt(systems):
-        if systems.passes == after:
-            taken.update({name: array.copy() for name, array in systems.snapshot().items()})
+    def interrupt(state):
+        if state.passes == after:
+            taken.update({name: array.copy() for name, array in state.snapshot().items()})
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        solve_all(DenseOperator(k), y, factor, tolerance, observe=interrupt)
+        solve_all(DenseOperator(k), y, factor, tolerance, observe=interrupt, block=block)
     k_operator = DenseOperator(k)
-    resumed = solve_all(k_operator, y, factor, tolerance, start=taken)
+    resumed = solve_all(k_operator, y, factor, tolerance, start=taken, block=block)
     assert resumed.x.tobytes() == whole.x.tobytes()
     assert resumed.history == whole.history and resumed.status == whole.status
     assert resumed.iterations.tolist() == whole.iterations.tolist()
@@ -257,7 +365,7 @@ def test_a_solve_goes_on_from_a_snapshot_as_if_it_had_never_stopped(problem, aft
 def test_a_snapshot_of_a_finished_solve_needs_no_pass(problem):
     k, y = problem
     last = {}
-    whole = solve_all(DenseOperator(k), y, observe=lambda systems: last.update(systems.snapshot()))
+    whole = solve_all(DenseOperator(k), y, observe=lambda state: last.update(state.snapshot()))
     k_operator = DenseOperator(k)
     again = solve_all(k_operator, y, precondition=None, start=last)
     assert not k_operator.products and again.x.tobytes() == whole.x.tobytes()
@@ -270,9 +378,17 @@ def test_sums_in_fixed_point_hold_for_entries_far_above_the_diagonal():
     k = np.ones((64, 64)) * 40 + rng.normal(size=(64, 64))
     k = (k + k.T) / 2
     np.fill_diagonal(k, 1.0)
-    tiles = TileOperator(FixedPointSums(Single()), 64, tiles_of(k, TriangleGrid(64, 2)))
+    tiles = tile_operator(FixedPointSums(Single()), k, TriangleGrid(64, 2))
     v = np.ones((64, 1))
     np.testing.assert_allclose(tiles.apply(v), k @ v, rtol=1e-13)
     k[5, 9] = k[9, 5] = np.nan
-    tiles = TileOperator(FixedPointSums(Single()), 64, tiles_of(k, TriangleGrid(64, 2)))
+    tiles = tile_operator(FixedPointSums(Single()), k, TriangleGrid(64, 2))
     assert np.isnan(tiles.apply(v)).any()
+
+
+def test_a_problem_may_have_one_column(problem):
+    k, y = problem
+    one = Problem(y[:, :1].copy(), systems(y[:, :1], [1e-2]).matrices, [leading_rows(N, N)])
+    solution = conjugate_gradient(DenseOperator(k), one, identity, Limits(1e-9, 500))
+    expected = dense_solve(k + 1e-2 * np.eye(N), y[:, :1], assume_a="pos")
+    np.testing.assert_allclose(solution.x, expected, rtol=1e-5, atol=1e-6)

@@ -27,7 +27,20 @@ from threadpoolctl import threadpool_limits
 
 from hpcnk import store
 from hpcnk.comm import FixedPointSums, FloatSums, world
-from hpcnk.solve import Limits, TileOperator, conjugate_gradient, cross_product, identity
+from hpcnk.solve import (
+    CompiledProducts,
+    Limits,
+    Matrix,
+    Problem,
+    ResidentTiles,
+    Spread,
+    TileOperator,
+    all_rows,
+    conjugate_gradient,
+    cross_product,
+    identity,
+)
+from hpcnk.solve.products import built_products
 from hpcnk.tiling import TriangleGrid
 from tools.bench import machine
 from tools.bench.results import write_json
@@ -48,19 +61,20 @@ class Diagonal:
     def __init__(self, n: int) -> None:
         self.n = n
         self.sums = FloatSums(world())
-        self._entries = np.linspace(1.0, 9.0, n)[:, None]
+        self.spread = Spread(world(), n)
+        self._entries = np.linspace(1.0, 9.0, n)
 
-    def apply(self, v: NDArray[Any]) -> NDArray[Any]:
+    def apply(self, v: NDArray[Any], sizes: NDArray[np.int64] | None = None) -> NDArray[Any]:
         """Return K v."""
-        return v * self._entries
+        return v * self._entries[:, None]
 
-    def column(self, index: int) -> NDArray[Any]:
+    def columns(self, indices: NDArray[np.int64]) -> NDArray[Any]:
         """Not used without a preconditioner."""
         raise NotImplementedError
 
     def diagonal(self) -> NDArray[Any]:
-        """Not used without a preconditioner."""
-        raise NotImplementedError
+        """Return the diagonal."""
+        return self._entries
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -69,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     results = Path(__file__).resolve().parent / "results"
     parser.add_argument("--output", type=Path, default=results, help="folder for the JSON file")
     options = parser.parse_args(arguments)
+    built_products()
     machine.pin(machine.usable_cores()[:1])
     with threadpool_limits(1):
         rows = [*products(), vectors(), *reads()]
@@ -105,8 +120,9 @@ def products() -> list[Row]:
             for k in range(grid.count)
         ]
         floating, fixed = FloatSums(world()), FixedPointSums(world())
-        operator = TileOperator(floating, grid.n, tiles)
-        reproducible = TileOperator(fixed, grid.n, tiles)
+        held = [ResidentTiles(tiles, CompiledProducts(1))]
+        operator = TileOperator(floating, grid.n, held)
+        reproducible = TileOperator(fixed, grid.n, held)
         works = {
             "pass": operator.apply,
             "pass, reproducible": reproducible.apply,
@@ -120,7 +136,7 @@ def products() -> list[Row]:
 
 
 def _cross(sums: FloatSums, n: int, tiles: list[Any], v: NDArray[Any]) -> NDArray[Any]:
-    return cross_product(sums, n, tiles, v)
+    return cross_product(sums, n, tiles, v, CompiledProducts(1))
 
 
 def _entries(tiles: list[Any]) -> int:
@@ -130,12 +146,13 @@ def _entries(tiles: list[Any]) -> int:
 def vectors() -> Row:
     """Time what conjugate gradients do beside products: entries of one block of vectors a pass."""
     b = np.random.default_rng(1).standard_normal((VECTOR_ROWS, VECTOR_COLUMNS))
-    ridges, operator = np.linspace(1.0, 2.0, VECTOR_COLUMNS), Diagonal(VECTOR_ROWS)
+    operator, rows = Diagonal(VECTOR_ROWS), [all_rows(VECTOR_ROWS)]
+    problem = Problem(b, [Matrix(0, 1.0)] * VECTOR_COLUMNS, rows, block=True)
 
-    def solve(b: NDArray[Any]) -> int:
-        return conjugate_gradient(operator, b, ridges, identity, Limits(1e-15, 8)).passes
+    def solve(problem: Problem) -> int:
+        return conjugate_gradient(operator, problem, identity, Limits(1e-15, 8)).passes
 
-    return timed("vectors", b.size * solve(b), solve, b)
+    return timed("vectors", b.size * solve(problem), solve, problem)
 
 
 def reads() -> list[Row]:

@@ -163,3 +163,48 @@ def _errors(cupy: Any) -> Iterator[None]:
     except RuntimeError as error:  # of the driver, the runtime, cuBLAS and the compiler
         advice = MEMORY_ADVICE if "emoryAllocation" in str(error) else OTHER_ADVICE
         raise BackendError(f"CUDA failed: {error}", advice) from error
+
+
+def cupy_memory(local_rank: int) -> CupyMemory:
+    """Open the memory of a rank's GPU, chosen as for its engine. Raises BackendError."""
+    require_device()
+    import cupy
+
+    with _errors(cupy):
+        count = int(cupy.cuda.runtime.getDeviceCount())
+        return CupyMemory(cupy, local_rank % count, count)
+
+
+class CupyMemory:
+    """The memory of one GPU; see tiles.py for what the methods promise."""
+
+    def __init__(self, cupy: Any, number: int, count: int) -> None:
+        self.count = count
+        self._cupy = cupy
+        self._device = cupy.cuda.Device(number)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make this the current GPU."""
+        with _errors(self._cupy), self._device:
+            yield
+
+    def upload(self, array: NDArray) -> DeviceArray:
+        """Copy an array to the device."""
+        with self.active():
+            return self._cupy.asarray(array)
+
+    def zeros(self, shape: tuple[int, ...]) -> DeviceArray:
+        """Allocate float64 zeros."""
+        with self.active():
+            return self._cupy.zeros(shape)
+
+    def download(self, array: DeviceArray) -> NDArray:
+        """Copy an array back."""
+        with self.active():
+            return self._cupy.asnumpy(array)
+
+    def free_bytes(self) -> int:
+        """Return the bytes that the driver has left."""
+        with self.active():
+            return int(self._cupy.cuda.runtime.memGetInfo()[0])

@@ -1,4 +1,8 @@
-"""The memory of the solve: what one rank takes at its peak, and whether that is there."""
+"""The memory of the solve: what one rank takes at its peak, and whether that is there.
+
+Tiles need not fit: those that do not are read, or computed, in each pass. What a rank cannot do
+without are its vectors, its part of the preconditioner, and the buffers that tiles pass through.
+"""
 
 from __future__ import annotations
 
@@ -8,30 +12,41 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hpcnk.comm import agreement
+from hpcnk.comm.reduce import MAX_BYTES
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.report import size
 from hpcnk.run.needs.available import memory_share
 from hpcnk.run.needs.kernel_memory import FLOAT64, largest, there_is
+from hpcnk.run.rank_choice import largest_rank
 from hpcnk.run.session import Session
-from hpcnk.solve.operator import STRIP_BYTES
-from hpcnk.solve.preconditioner import ROWS
+from hpcnk.solve.partial_cholesky import BLOCK
+from hpcnk.solve.products import STRIP_BYTES
+from hpcnk.solve.spread import ROWS
+from hpcnk.solve.streamed import ring_bytes
 from hpcnk.store import read_shape
 from hpcnk.tiling import TriangleGrid, share_blocks
 
-# Blocks of (n, systems) float64: alive at once in one step of conjugate gradients; while products
-# are summed; and those of integers beside them, for sums in fixed point.
-VECTORS, SUMMING, LIMBS = 12, 5, 2
-# The same of (tile, systems): products of a tile, and an addend that is cut into integers.
-PRODUCTS, CUTTING = 2, 5
+# Blocks of (rows of this rank, systems) float64 that are alive at once: in a step of conjugate
+# gradients between two passes; during a pass; and beside those for sums in fixed point.
+STEP, PASS, JOINING = 11, 10, 2
+LIMBS = 2  # of a sum in fixed point
+CUTTING = 5  # blocks of (tile, systems) by which an addend is cut into limbs
+COLUMNS = 3  # blocks of (rows of this rank, columns) while columns of the factor are made
 FACTORS = 2  # the preconditioner's rows of this rank, and those that they are made from
+CORES = 4  # matrices (rank, rank) at work, beside those that stay
 MOST_RANKS = 1 << 20  # no more are thought of
+AUTO_BYTES = 1 << 30  # of a preconditioner whose rank is left to the run, on one rank of MPI
+AUTO_SHARE = 4  # or the memory there is over this, if that is less
+STORED = 3  # whole blocks on rank 0 while a state of the solve is written
+PACKED = 250  # rows of vectors beside twice those of a tile that a thread's products pack
+SPARE = 0.95  # share of the memory there is that tiles are put into
 
 
 @dataclass(frozen=True)
 class SolveJob:
-    """What the memory depends on. `systems`: outputs times ridges; `rank`: of the preconditioner,
-    0 for none; `entry`: bytes of one entry of a tile.
+    """What the memory depends on. `systems`: outputs times `matrices`, which are ridges times
+    `sets` of rows; `rank`: of the preconditioner, 0 for none; `entry`: bytes of an entry of a tile.
     """
 
     n: int
@@ -41,91 +56,210 @@ class SolveJob:
     rank: int
     reproducible: bool
     ranks: int
+    matrices: int = 1
+    sets: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of vectors of the first rank, which has the most."""
+        first = share_blocks(self.n, self.ranks, 0, ROWS)
+        return first.stop - first.start
+
+    @property
+    def held(self) -> int:
+        """Tiles of the rank with the most."""
+        return -(-TriangleGrid(self.n, self.tile).count // self.ranks)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Bytes of a tile, with its padding."""
+        return self.tile**2 * self.entry
 
 
 @dataclass(frozen=True)
 class SolveMemory:
-    """Bytes of the rank with the most: its tiles, all vectors, its part of the preconditioner."""
+    """Bytes of the rank with the most. `tiles`: all of its tiles, if they stay in memory.
+
+    Of `vectors`, `replicated` are whole on every rank; the rest is spread over the ranks.
+    """
 
     tiles: int
-    vectors: int
+    replicated: int
+    spread: int
     factor: int
     buffers: int
 
     @property
+    def vectors(self) -> int:
+        """All vectors at their peak."""
+        return self.replicated + self.spread
+
+    @property
+    def least(self) -> int:
+        """The peak if no tile stays in memory."""
+        return self.vectors + self.factor + self.buffers
+
+    @property
     def total(self) -> int:
-        """The peak."""
-        return self.tiles + self.vectors + self.factor + self.buffers
+        """The peak if all tiles do."""
+        return self.tiles + self.least
 
 
-def solve_job(deck: Deck, n: int, outputs: int, ranks: int) -> SolveJob:
-    """Return what the deck asks for, with n training rows."""
+def solve_job(deck: Deck, n: int, outputs: int, ranks: int, share: int | None = None) -> SolveJob:
+    """Return what the deck asks for, with n training rows, on ranks with this share of memory."""
     solve, kernel = deck.solve, deck.kernel
+    sets = len({*solve.sizes, n})
+    matrices = len(solve.ridge) * sets
     return SolveJob(
         n=n,
         tile=kernel.tile,
-        systems=outputs * len(solve.ridge),
+        systems=outputs * len(solve.ridge) * sets,
         entry=np.dtype(kernel.dtype).itemsize,
-        rank=min(solve.preconditioner.rank, n) if solve.preconditioner else 0,
+        rank=_rank(deck, n, ranks, (sets, matrices), share),
         reproducible=solve.reproducible,
         ranks=ranks,
+        matrices=matrices,
+        sets=sets,
     )
+
+
+def _rank(deck: Deck, n: int, ranks: int, counts: tuple[int, int], share: int | None) -> int:
+    """Return the largest rank that the preconditioner may have; `counts`: row sets, matrices."""
+    asked = deck.solve.preconditioner
+    if asked is None:
+        return 0
+    if asked.rank != "auto":
+        return min(n, asked.rank)
+    sets, matrices = counts
+    return largest_rank(n, -(-n // ranks), sets, -(-matrices // ranks), automatic_bytes(share))
+
+
+def automatic_bytes(share: int | None) -> int:
+    """Return what a preconditioner may take on one rank where the deck leaves that open."""
+    return AUTO_BYTES if share is None else min(AUTO_BYTES, share // AUTO_SHARE)
 
 
 def solve_memory(job: SolveJob) -> SolveMemory:
     """Return the memory of the solve on the rank with the most; tiles are held padded."""
-    held = -(-TriangleGrid(job.n, job.tile).count // job.ranks)
-    first = share_blocks(job.n, job.ranks, 0, ROWS)
+    replicated, spread = max(_step(job), _pass(job), _making(job), _storing(job), key=sum)
+    tiles = job.held * job.tile_bytes
     return SolveMemory(
-        tiles=held * job.tile**2 * job.entry,
-        vectors=_vectors(job) * job.systems * FLOAT64,
-        factor=FACTORS * (first.stop - first.start) * job.rank * FLOAT64,
-        buffers=STRIP_BYTES,
+        tiles=tiles,
+        replicated=replicated,
+        spread=spread,
+        factor=FACTORS * job.rows * job.rank * FLOAT64 + _cores(job),
+        buffers=STRIP_BYTES + min(tiles, ring_bytes(job.tile_bytes)),
     )
 
 
-def _vectors(job: SolveJob) -> int:
-    """Return the rows of all blocks of vectors together, in the step that has the most."""
-    fixed, tile = job.reproducible, min(job.tile, job.n)
-    summing = (SUMMING + LIMBS * fixed) * job.n + (PRODUCTS + CUTTING * fixed) * tile
-    return max(VECTORS * job.n, summing)
+def _packed(job: SolveJob) -> int:
+    """Return what the products of a tile take on one thread."""
+    return STRIP_BYTES + (2 * min(job.tile, job.n) + PACKED) * job.systems * FLOAT64
 
 
-def require_solve_memory(session: Session) -> None:
-    """Raise UsageError if the solve needs more memory than a rank can have. Collective.
+def _step(job: SolveJob) -> tuple[int, int]:
+    """Return what is whole on this rank, and what is spread, between two passes."""
+    return 0, STEP * job.rows * job.systems * FLOAT64
 
-    To be called before tiles are loaded. A rank's share is an even one of its host's.
+
+def _pass(job: SolveJob) -> tuple[int, int]:
+    """The same in a pass: all vectors, and the sum of all products."""
+    limbs = LIMBS if job.reproducible else 1
+    cut = max(JOINING * job.rows, CUTTING * min(job.tile, job.n)) if job.reproducible else 0
+    block = job.n * job.systems * FLOAT64
+    gathered = block if job.ranks > 1 else 0
+    return (
+        gathered + limbs * block + _piece(job, block),
+        (PASS * job.rows + cut) * job.systems * FLOAT64,
+    )
+
+
+def _making(job: SolveJob) -> tuple[int, int]:
+    """The same while columns of the factor are made."""
+    columns = min(BLOCK, job.rank)
+    block = job.n * columns * FLOAT64
+    spread = COLUMNS * columns + PASS * job.systems
+    return block + _piece(job, block), spread * job.rows * FLOAT64
+
+
+def _storing(job: SolveJob) -> tuple[int, int]:
+    """The same on rank 0 while a state of the solve is gathered and written."""
+    block = job.n * job.systems * FLOAT64
+    whole = STORED * block + _piece(job, block) if job.ranks > 1 else 0
+    return whole, STEP * job.rows * job.systems * FLOAT64
+
+
+def _piece(job: SolveJob, block: int) -> int:
+    """Return the bytes of one message's buffer: blocks that are larger go in pieces."""
+    return MAX_BYTES if job.ranks > 1 and block > MAX_BYTES else 0
+
+
+def _cores(job: SolveJob) -> int:
+    """Return the bytes of the small matrices: one a set of rows, one a matrix of this rank."""
+    if not job.rank:
+        return 0
+    return (job.sets + -(-job.matrices // job.ranks) + CORES) * job.rank**2 * FLOAT64
+
+
+def require_solve_memory(session: Session) -> int | None:
+    """Return the bytes that this rank has for tiles that stay in memory, None if unknown.
+
+    Collective, before tiles are read. Raises UsageError if the solve needs more memory than a rank
+    can have. A rank's share is an even one of its host's, or `solve.memory` if that is less.
     """
     n, outputs = read_shape(session.folder.inputs, "y_train")
-    job = solve_job(session.deck, n, outputs, session.comm.size)
     share, ranks = memory_share(session.comm)
+    known = [] if share is None else [share]
+    asked = session.deck.solve.memory
+    known += [] if asked is None else [int(asked * 1e9)]
+    most = least_share(session)
+    job = solve_job(session.deck, n, outputs, session.comm.size, most)
     with agreement(session.comm):
-        if share is not None:
-            check_solve_memory(job, share, ranks)
+        if known:
+            held = session.deck.solve.operator == "resident"
+            check_solve_memory(job, min(known), ranks, held)
+    return int(SPARE * (min(known) - solve_memory(job).least)) if known else None
 
 
-def check_solve_memory(job: SolveJob, share: int, ranks_on_host: int) -> None:
-    """Raise UsageError with the numbers and ways out if a rank needs more than its share."""
+def least_share(session: Session) -> int | None:
+    """Return the least memory that any rank has for the solve, None if unknown. Collective."""
+    share, _ = memory_share(session.comm)
+    asked = session.deck.solve.memory
+    mine = [share, None if asked is None else int(asked * 1e9)]
+    known = [each for all_of in session.comm.allgather(mine) for each in all_of if each is not None]
+    return min(known, default=None)
+
+
+def check_solve_memory(
+    job: SolveJob, share: int, ranks_on_host: int, resident: bool = False
+) -> None:
+    """Raise UsageError with the numbers and ways out if a rank needs more than its share.
+
+    `resident`: all tiles must stay in memory.
+    """
     need = solve_memory(job)
-    if need.total <= share:
+    total = need.total if resident else need.least
+    if total <= share:
         return
-    held = -(-TriangleGrid(job.n, job.tile).count // job.ranks)
+    tiles = f"{size(need.tiles)} for {job.held} tiles of {job.tile}, " if resident else ""
     raise UsageError(
-        f"the solve needs {size(need.total)} of memory a rank, and {there_is(share, ranks_on_host)}"
-        f": {size(need.tiles)} for {held} tiles of {job.tile}, {size(need.vectors)} for vectors of "
-        f"{job.n} rows and {job.systems} systems (every rank has them all), {size(need.factor)} "
-        f"for its part of the preconditioner",
-        _advice(job, share),
+        f"the solve needs {size(total)} of memory a rank, and {there_is(share, ranks_on_host)}"
+        f": {tiles}{size(need.vectors)} for vectors of {job.n} rows and {job.systems} systems "
+        f"({size(need.replicated)} of it on every rank), {size(need.factor)} for its part of the "
+        f"preconditioner, {size(need.buffers)} for tiles on their way",
+        _advice(job, share, resident),
     )
 
 
-def _advice(job: SolveJob, share: int) -> str:
+def _advice(job: SolveJob, share: int, resident: bool) -> str:
     """Name what would fit: more ranks, fewer systems, a smaller preconditioner."""
 
     def fits(changed: SolveJob) -> bool:
-        return solve_memory(changed).total <= share
+        need = solve_memory(changed)
+        return (need.total if resident else need.least) <= share
 
-    ways = []
+    ways = ["set solve.operator to auto: tiles that do not fit are read in each pass"]
+    ways = ways if resident and solve_memory(job).least <= share else []
     ranks = _smallest(job.ranks, MOST_RANKS, lambda number: fits(replace(job, ranks=number)))
     if ranks:
         ways.append(
@@ -134,7 +268,7 @@ def _advice(job: SolveJob, share: int) -> str:
         )
     systems = largest(job.systems, lambda number: fits(replace(job, systems=number)))
     if systems:
-        ways.append(f"solve for at most {systems} systems (outputs times ridges)")
+        ways.append(f"solve for at most {systems} systems (outputs times ridges times sizes)")
     rank = largest(job.rank, lambda number: fits(replace(job, rank=number)))
     if rank:
         ways.append(f"set solve.preconditioner.rank to at most {rank}")

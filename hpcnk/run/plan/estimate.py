@@ -14,9 +14,11 @@ class Estimate:
 
     `kernel_seconds`: all tiles of the rank with the most; `tile_seconds`: one of them.
     `load_seconds`: checking and copying the tiles before the solve. `solve_pass_seconds`: one pass
-    over the kernel, of which `vector_seconds` are spent on vectors, which every rank does whole.
-    `predict_seconds`: all test tiles, reading included. These leave the network and the disk out.
-    `write_seconds`, `read_seconds`: all tiles through the disk, from the rate that the user gave.
+    over the kernel, of which `vector_seconds` are spent on this rank's rows of vectors.
+    `predict_seconds`: all test tiles, reading included. These leave the network and the disk out,
+    but for tiles that are streamed, where the disk's rate is known. `write_seconds`,
+    `read_seconds`: all tiles through the disk, `stream_seconds`: those that are read in each pass,
+    from the rate that the user gave.
     """
 
     kernel_seconds: float | None
@@ -27,6 +29,7 @@ class Estimate:
     predict_seconds: float
     write_seconds: float | None
     read_seconds: float | None
+    stream_seconds: float | None = None
 
     def solve_seconds(self, passes: int) -> float:
         """Return the time of one solve with so many passes, loading included."""
@@ -44,7 +47,8 @@ def estimate(
 
     `pairs_per_second` of one rank replaces the measured rates of the kernel, for processors unlike
     the measured one and for GPUs. `disk_rate`: bytes a second of all ranks together. Threads are
-    taken to share work evenly; sums in fixed point are made by one thread.
+    taken to share work evenly; sums in fixed point are made by one thread. Tiles are read beside
+    the products, and computed anew between them.
     """
     pair = _pair_seconds(plan, place, pairs_per_second)
     threads = 1 if plan.reproducible else place.threads
@@ -52,18 +56,22 @@ def estimate(
     tile = plan.tile**2
     held, crossed = plan.tiles_per_rank * tile, plan.test_tiles_per_rank * tile
     triangle = rates.reproducible if plan.reproducible else rates.triangle
-    vectors = plan.train_rows * plan.systems / VECTORS
+    vectors = plan.vector_rows * plan.systems / VECTORS
+    products = held * product_seconds(triangle, plan.systems) / threads
+    anew = plan.tiles_per_rank * plan.tile_pairs if plan.tiles_outside == "recomputed" else 0
+    streamed = place.ranks * plan.streamed_per_pass / disk_rate if disk_rate else None
     cross = product_seconds(rates.cross, plan.systems) / threads + 1 / rates.read
     tiles = plan.disk_kernel + plan.disk_test_kernel
     return Estimate(
         kernel_seconds=None if pair is None else plan.pairs_per_rank * pair,
         tile_seconds=None if pair is None else plan.tile_pairs * pair,
         load_seconds=held / rates.read,
-        solve_pass_seconds=held * product_seconds(triangle, plan.systems) / threads + vectors,
+        solve_pass_seconds=max(products, streamed or 0.0) + anew * (pair or 0.0) + vectors,
         vector_seconds=vectors,
         predict_seconds=crossed * cross,
         write_seconds=tiles / disk_rate if disk_rate else None,
         read_seconds=plan.disk_kernel / disk_rate if disk_rate else None,
+        stream_seconds=streamed,
     )
 
 

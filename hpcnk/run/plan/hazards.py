@@ -10,7 +10,7 @@ from pathlib import Path
 from hpcnk.report import count, duration, size
 from hpcnk.run.needs.filesystem import file_system, nearest
 from hpcnk.run.plan.estimate import Estimate
-from hpcnk.run.plan.sizes import Place, Plan
+from hpcnk.run.plan.sizes import INTERPRETER, Place, Plan
 from hpcnk.store.journal import LINE_BYTES, MOST_TILES
 
 TIB = 1 << 40
@@ -34,7 +34,6 @@ WEEK = 7 * 24 * 3600.0
 LEAD = 300.0  # seconds between a batch system's warning and the end of a job, usually
 EVEN = 0.9  # share of the ranks' time that is worked in
 MOSTLY = 0.5
-INTERPRETER = 200 << 20  # bytes of a rank before it has read anything
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,8 @@ def hazards(plan: Plan, place: Place, times: Estimate, ground: Ground) -> list[s
         *_tile_sizes(plan, place),
         *_sharing(plan, place),
         *_memory(plan, place, ground.host_memory),
-        *_vectors(plan, times),
+        *_tiles(plan, place, times, ground.host_memory),
+        *_vectors(plan),
         *_times(times),
     ]
 
@@ -160,44 +160,46 @@ def _memory(plan: Plan, place: Place, there: int | None) -> Iterator[str]:
             f"the kernel phase needs {size(kernel)} on a host for {ranks} rank(s), and a host has "
             f"{size(there)}: set a smaller kernel.tile, or take fewer ranks with more threads"
         )
-    solve = ranks * (plan.solve_memory_per_rank + INTERPRETER)
+    solve = ranks * (plan.solve.least + INTERPRETER)
     if solve > there:
         yield (
-            f"the solve needs {size(solve)} on a host for {ranks} rank(s), and a host has "
-            f"{size(there)}: {size(ranks * plan.solve.tiles)} tiles, "
-            f"{size(ranks * plan.solve.vectors)} vectors, {size(ranks * plan.solve.factor)} "
-            f"preconditioner; {_more_hosts(plan, place, there)}"
+            f"the solve needs {size(solve)} on a host for {ranks} rank(s), tiles apart, and a host "
+            f"has {size(there)}: {size(ranks * plan.solve.vectors)} vectors, "
+            f"{size(ranks * plan.solve.factor)} preconditioner; take fewer ranks a host, solve for "
+            "fewer ridges or sizes, or set a smaller solve.preconditioner.rank"
         )
 
 
-def _more_hosts(plan: Plan, place: Place, there: int) -> str:
-    """Say how many hosts would hold the tiles, if vectors leave room for any."""
+def _tiles(plan: Plan, place: Place, times: Estimate, there: int | None) -> Iterator[str]:
+    """Tiles that are read in each pass, and what would keep them in memory."""
+    streamed = plan.streamed_per_pass
+    if not streamed or there is None or plan.solve.least >= there // place.ranks_on_host:
+        return
     ranks = place.ranks_on_host
-    own = ranks * (plan.solve.vectors + plan.solve.buffers + INTERPRETER)
-    if own >= there:
-        return "the vectors alone do not fit: take fewer ranks a host, or solve fewer ridges"
-    spread = place.hosts * ranks * (plan.solve.tiles + plan.solve.factor)
-    return f"about {-(-spread // (there - own))} hosts would do, or fewer ranks on each"
+    whole = (plan.tiles + place.ranks - 1) // place.ranks * plan.tile_bytes * place.ranks
+    free = there - ranks * (plan.solve.least + INTERPRETER)
+    known = "" if times.stream_seconds is None else f", {duration(times.stream_seconds)}"
+    yield (
+        f"{plan.tiles_per_rank - plan.tiles_in_memory} of {plan.tiles_per_rank} tiles of a rank do "
+        f"not fit into memory and are read in each pass ({size(place.ranks * streamed)} in "
+        f"all{known}): about {-(-whole // max(1, free))} hosts would hold all"
+    )
 
 
-def _vectors(plan: Plan, times: Estimate) -> Iterator[str]:
-    """Vectors are whole on every rank: more ranks make neither their memory nor their time less."""
+def _vectors(plan: Plan) -> Iterator[str]:
+    """What a rank must have beside its tiles, and what makes it less."""
     solve = plan.solve
-    if solve.vectors > MOSTLY * solve.total and solve.vectors > 1 << 30:
+    if solve.replicated > MOSTLY * solve.total and solve.replicated > 1 << 30:
         yield (
-            f"vectors take {size(solve.vectors)} of every rank's {size(solve.total)} in the solve, "
-            "and more ranks do not make this less: solve for fewer ridges at a time, or take fewer "
-            "ranks with more threads"
+            f"vectors that are whole on every rank take {size(solve.replicated)} of the "
+            f"{size(solve.total)} that a rank would need in the solve, and more ranks do not make "
+            "this less: solve for fewer ridges or sizes at a time, or take fewer ranks with more "
+            "threads"
         )
     if solve.factor > MOSTLY * solve.total and solve.factor > 1 << 30:
         yield (
             f"the preconditioner takes {size(solve.factor)} of every rank's {size(solve.total)} in "
             "the solve: set a smaller solve.preconditioner.rank, or take more ranks"
-        )
-    if times.vector_seconds > max(1.0, MOSTLY * times.solve_pass_seconds):
-        yield (
-            f"{duration(times.vector_seconds)} of the {duration(times.solve_pass_seconds)} of a "
-            "pass go into vectors, which every rank does whole: more ranks do not help the solve"
         )
 
 

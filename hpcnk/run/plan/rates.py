@@ -77,3 +77,20 @@ def product_seconds(rates: dict[int, float], columns: int) -> float:
     (few, fast), (many, slow) = sorted(rates.items())
     slope = (1 / slow - 1 / fast) / (many - few)
     return max(1 / fast + slope * (columns - few), 0.25 / fast)
+
+
+@dataclass(frozen=True)
+class FactorRates:
+    """What a low-rank preconditioner costs a core, by tools/bench/factor.py.
+
+    `building`: floating-point operations a second of its matrix products; `columns`: entries of
+    kernel columns fetched a second from resident tiles; `application`: entries of the factor a
+    second, each used twice, by the number of columns that it is applied to.
+    """
+
+    building: float
+    columns: float
+    application: dict[int, float]
+
+
+FACTOR = FactorRates(building=2.33e10, columns=1.05e8, application={10: 3.21e8, 50: 1.46e8})

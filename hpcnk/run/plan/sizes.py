@@ -14,21 +14,26 @@ from hpcnk.kernels import parse
 from hpcnk.run.checkpoint import checkpoint_blocks
 from hpcnk.run.needs.kernel_memory import FLOAT64, Job, KernelMemory, device_memory, kernel_memory
 from hpcnk.run.needs.prepare_memory import PrepareMemory, prepare_memory
-from hpcnk.run.needs.solve_memory import SolveMemory, solve_job, solve_memory
+from hpcnk.run.needs.solve_memory import SPARE, SolveJob, SolveMemory, solve_job, solve_memory
 from hpcnk.run.plan.cost import PairCost, pair_cost, unmeasured_layers
 from hpcnk.run.variances import positions
 from hpcnk.store import variances_bytes
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
 
+INTERPRETER = 200 << 20  # bytes of a rank before it has read anything
 FILES = 12  # beside journals: tiles, rows, results, checkpoints, reports, the lock
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a job will run. Its hosts are taken to have as many cores as this one."""
+    """Where a job will run. Its hosts are taken to have as many cores as this one.
+
+    `host_memory`: bytes of a host; None is unknown, and taken for enough.
+    """
 
     ranks: int = 1
     hosts: int = 1
+    host_memory: int | None = None
 
     @property
     def ranks_on_host(self) -> int:
@@ -46,6 +51,9 @@ class Plan:
     """Sizes in bytes and counts; `*_per_rank` are of the rank with the most.
 
     `pair_cost` is None where the speed of the kernel is not known here; `no_rate` says why.
+    `vector_rows`: rows of vectors that are a rank's own. `tiles_in_memory`: tiles that stay there
+    between passes, in `memory_for_tiles` (None: as much as they take); the others are
+    `tiles_outside`, streamed or recomputed.
     """
 
     train_rows: int
@@ -74,6 +82,10 @@ class Plan:
     device_memory_per_rank: int
     device_is_absent: bool
     solve: SolveMemory
+    vector_rows: int
+    tiles_in_memory: int
+    tiles_outside: str
+    memory_for_tiles: int | None
     systems: int
     solves: int
     max_iterations: int
@@ -86,8 +98,14 @@ class Plan:
 
     @property
     def solve_memory_per_rank(self) -> int:
-        """Bytes that a rank takes in the solve."""
-        return self.solve.total
+        """Bytes that a rank takes in the solve, with the tiles that stay in memory."""
+        return self.solve.least + self.tiles_in_memory * self.tile_bytes
+
+    @property
+    def streamed_per_pass(self) -> int:
+        """Bytes that a rank reads in each pass over the kernel."""
+        streamed = self.tiles_per_rank - self.tiles_in_memory
+        return streamed * self.tile_bytes if self.tiles_outside == "streamed" else 0
 
     @property
     def disk(self) -> int:
@@ -113,8 +131,13 @@ class Plan:
 
     @property
     def loaded_per_rank(self) -> int:
-        """Bytes of tiles that a rank reads once, before the solve, and holds."""
+        """Bytes of tiles that a rank reads and checks once, before the solve."""
         return self.tiles_per_rank * self.tile_bytes
+
+    @property
+    def gathered_per_pass(self) -> int:
+        """Bytes of the whole block of vectors, which every rank gets before each pass."""
+        return self.train_rows * self.systems * FLOAT64
 
     @property
     def reduced_per_pass(self) -> int:
@@ -133,7 +156,9 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
     entry = np.dtype(deck.kernel.dtype).itemsize
     features = int(np.prod(data.input_shape))
     ranks = place.ranks
-    systems = data.outputs * len(deck.solve.ridge)
+    solve = solve_job(deck, n, data.outputs, ranks)
+    systems, memory = solve.systems, solve_memory(solve)
+    room = _room(deck, memory, place)
     engine, job = _engine(deck, place.threads), Job(n, m, data.input_shape, tile)
     absent = deck.kernel.backend == "gpu" and engine.backend != "gpu"
     no_rate = _no_rate(engine, data.input_shape, absent)
@@ -164,12 +189,33 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         kernel_memory_per_rank=kernel_memory(engine, job),
         device_memory_per_rank=device_memory(engine, job),
         device_is_absent=absent,
-        solve=solve_memory(solve_job(deck, n, data.outputs, ranks)),
+        solve=memory,
+        vector_rows=solve.rows,
+        tiles_in_memory=_tiles_in_memory(deck, solve, room),
+        tiles_outside="recomputed" if deck.solve.operator == "recomputed" else "streamed",
+        memory_for_tiles=room,
         systems=systems,
         solves=2 if deck.data.validation else 1,
         max_iterations=deck.solve.max_iterations,
         reproducible=deck.solve.reproducible,
     )
+
+
+def _room(deck: Deck, memory: SolveMemory, place: Place) -> int | None:
+    """Return the bytes that a rank has for tiles in the solve, None if unknown."""
+    host, asked = place.host_memory, deck.solve.memory
+    known = [] if host is None else [host // place.ranks_on_host - INTERPRETER]
+    known += [] if asked is None else [int(asked * 1e9)]
+    return max(0, int(SPARE * (min(known) - memory.least))) if known else None
+
+
+def _tiles_in_memory(deck: Deck, job: SolveJob, room: int | None) -> int:
+    """Return how many of a rank's tiles stay in memory, of the host or its GPU."""
+    if deck.solve.operator in ("streamed", "recomputed"):
+        return 0
+    if room is None or deck.solve.operator in ("resident", "gpu"):
+        return job.held
+    return min(job.held, room // job.tile_bytes)
 
 
 def resized(data: Description, train: int | None, test: int | None) -> Description:

@@ -50,7 +50,7 @@ def _work(plan: Plan, place: Place) -> list[Line]:
             f"{count(operations)} a pair (covariance entries times layers), "
             f"{count(plan.pairs * operations)} in all",
         ),
-        ("systems", f"{plan.systems} (outputs x ridges), one block"),
+        ("systems", f"{plan.systems} (outputs x ridges x sizes), one block"),
     ]
 
 
@@ -73,17 +73,20 @@ def _files(plan: Plan, place: Place) -> list[Line]:
 def _memory(plan: Plan, place: Place) -> list[Line]:
     kernel, solve = plan.kernel_memory_per_rank, plan.solve
     ranks, threads = place.ranks_on_host, place.threads
-    host = max(ranks * max(kernel.total, solve.total), plan.prepare_memory)
+    held = plan.tiles_in_memory * plan.tile_bytes
+    host = max(ranks * max(kernel.total, plan.solve_memory_per_rank), plan.prepare_memory)
     lines = [
         ("memory", f"{size(plan.prepare_memory)} on rank 0 to read and prepare the data"),
         (
             "memory a rank",
             f"{size(kernel.total)} in the kernel phase ({size(kernel.blocks)} for rows, "
             f"{size(kernel.tiles)} for tiles, {size(kernel.workspace)} for {threads} thread(s)); "
-            f"{size(solve.total)} in the solve ({size(solve.tiles)} for tiles, "
+            f"{size(plan.solve_memory_per_rank)} in the solve ({size(held)} for tiles, "
             f"{size(solve.vectors)} for vectors, {size(solve.factor)} for the preconditioner); the "
             "interpreter takes 0.2 GB more",
         ),
+        ("vectors", _vectors(plan)),
+        ("tiles in a pass", _places(plan)),
         (
             "memory a host",
             f"{size(host)} for {ranks} rank(s) on {place.hosts} host(s), the interpreters apart",
@@ -96,13 +99,39 @@ def _memory(plan: Plan, place: Place) -> list[Line]:
     return lines
 
 
+def _vectors(plan: Plan) -> str:
+    """Say what of the vectors every rank has whole, and what is spread over the ranks."""
+    solve = plan.solve
+    limbs = " in two integers" if plan.reproducible else ""
+    return (
+        f"whole on every rank: {size(solve.replicated)} (in a pass all vectors of {plan.systems} "
+        f"systems, and the sum of their products{limbs}; or columns of the preconditioner as they "
+        f"are made); spread over the ranks: {size(solve.spread)} of a rank's {plan.vector_rows} "
+        "rows (the state of the solver)"
+    )
+
+
+def _places(plan: Plan) -> str:
+    """Say where the tiles of a rank are."""
+    total, held = plan.tiles_per_rank, plan.tiles_in_memory
+    room = plan.memory_for_tiles
+    there = "" if room is None else f", in {size(room)} that a rank has for them"
+    if held == total:
+        return f"all {total} of a rank resident{there}"
+    rest = f"{total - held} {plan.tiles_outside}"
+    if plan.tiles_outside == "streamed":
+        rest += f" ({size(plan.streamed_per_pass)} read by a rank in each pass)"
+    return f"of a rank {held} resident{there}, {rest}" if held else f"of a rank {rest}{there}"
+
+
 def _transfers(plan: Plan) -> list[Line]:
     return [
         (
             "transfers",
             f"a rank writes {size(plan.written_per_rank)} of tiles, and reads "
-            f"{size(plan.loaded_per_rank)} once for the solve; a pass over the kernel takes that "
-            f"from memory, and sums {size(plan.reduced_per_pass)} over all ranks",
+            f"{size(plan.loaded_per_rank)} once for the solve; before a pass over the kernel it "
+            f"gets {size(plan.gathered_per_pass)} of vectors, and after it sums "
+            f"{size(plan.reduced_per_pass)} over all ranks",
         )
     ]
 
@@ -139,10 +168,12 @@ def _solve(plan: Plan, times: Estimate) -> str:
 def _disk(times: Estimate) -> str:
     if times.write_seconds is None or times.read_seconds is None:
         return "unknown: give --disk-rate, in GB/s of all ranks together"
-    return (
+    text = (
         f"{_long(times.write_seconds)} to write all tiles, {_long(times.read_seconds)} to read "
         "them for the solve"
     )
+    streamed = times.stream_seconds
+    return f"{text}, {duration(streamed)} those of each pass" if streamed else text
 
 
 def _long(seconds: float) -> str:

@@ -1,6 +1,7 @@
 """What only several ranks can show; run under mpirun by test_under_mpirun.py."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -16,8 +17,12 @@ from hpcnk.comm import (
     any_rank,
     assemble_rows,
     broadcast,
+    gather_rows,
     on_root,
     reduce,
+    rows_from_root,
+    rows_to_root,
+    share_sum,
     sum_over_ranks,
 )
 from hpcnk.engine import usable_cores
@@ -25,16 +30,25 @@ from hpcnk.errors import StorageError
 from hpcnk.run.threads import threads_per_rank
 from hpcnk.solve import (
     Limits,
-    TileOperator,
+    PlainProducts,
+    Spread,
     conjugate_gradient,
     cross_product,
+    dense_solution,
     identity,
-    pivoted_cholesky,
-    preconditioner,
+    leading_rows,
+    spread,
 )
 from hpcnk.store import files
 from hpcnk.tiling import CrossGrid, TriangleGrid, deal, share
-from tests.support.dense import Single, kernel_matrix, tiles_of
+from tests.support.dense import (
+    Single,
+    kernel_matrix,
+    low_rank,
+    systems,
+    tile_operator,
+    tiles_of,
+)
 
 pytestmark = pytest.mark.mpi
 
@@ -148,27 +162,81 @@ def test_threads_are_shared_by_the_node(comm, monkeypatch):
     assert all(s == max(1, len(m) // masks.count(m)) for s, m in zip(shares, masks, strict=True))
 
 
+@pytest.mark.parametrize("n", [1, 9, 40])
+def test_spread_rows_go_to_all_ranks_and_back(comm, n, monkeypatch):
+    monkeypatch.setattr(reduce, "MAX_BYTES", 200)  # so that columns go in pieces
+    blocks = [share(n, comm.size, rank) for rank in range(comm.size)]
+    whole = np.random.default_rng(0).normal(size=(n, 7))
+    mine = whole[blocks[comm.rank]]
+    np.testing.assert_array_equal(gather_rows(comm, mine, blocks), whole)
+    found = share_sum(comm, whole * (comm.rank + 1), blocks)
+    np.testing.assert_allclose(found, mine * sum(range(comm.size + 1)), rtol=1e-14)
+    on_first = rows_to_root(comm, mine, blocks)
+    assert (on_first is None) == (comm.rank > 0)
+    np.testing.assert_array_equal(rows_from_root(comm, on_first, 7, blocks), mine)
+
+
+@pytest.mark.parametrize("sums", [FixedPointSums, FloatSums])
+def test_totals_are_those_of_all_rows(comm, sums, monkeypatch):
+    monkeypatch.setattr(spread, "ROWS", 8)
+    a, b = np.random.default_rng(1).normal(size=(2, 61, 3))
+    rows = Spread(comm, 61, sums.ordered)
+    alone = Spread(Single(), 61, sums.ordered)
+    mine = a[rows.mine], b[rows.mine]
+    for term in (spread.gram, spread.dots):
+        found, expected = rows.totals(term(*mine))[0], alone.totals(term(a, b))[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+        assert sums is FloatSums or found.tobytes() == expected.tobytes()
+    np.testing.assert_array_equal(rows.rows_at(mine[0], [60, 0, 7, 0]), a[[60, 0, 7, 0]])
+    assert rows.decide(lambda: comm.rank) == 0
+
+
+@pytest.mark.parametrize("sums", [FixedPointSums, FloatSums])
 @pytest.mark.parametrize("n,tile", [(5, 8), (40, 7), (61, 16)])
-def test_solve_and_predict_are_the_dense_ones(comm, n, tile, monkeypatch):
-    monkeypatch.setattr(preconditioner, "ROWS", 8)  # so that several ranks have some
+def test_solve_and_predict_are_the_dense_ones(comm, n, tile, sums, monkeypatch):
+    monkeypatch.setattr(spread, "ROWS", 8)  # so that several ranks have some
     k = kernel_matrix(n + 9)
     train, test = k[:n, :n], np.ascontiguousarray(k[n:, :n])
     y = np.random.default_rng(3).normal(size=(n, 2))
-    ridges = np.array([1e-2, 1e-2, 1e-4, 1e-4])
     grid, cross = TriangleGrid(n, tile), CrossGrid(9, n, tile)
-    mine = deal(grid, comm.size, comm.rank)
-    operator = TileOperator(FloatSums(comm), n, tiles_of(train, grid, mine))
+    operator = tile_operator(sums(comm), train, grid, deal(grid, comm.size, comm.rank))
+    alone = tile_operator(sums(Single()), train, grid)
+    rows = operator.spread
     y4 = np.tile(y, (1, 2))
-    np.testing.assert_allclose(operator.apply(y4), train @ y4, rtol=1e-12, atol=1e-12)
-    np.testing.assert_array_equal(operator.column(n - 1), train[:, n - 1])
+    np.testing.assert_allclose(operator.apply(y4[rows.mine]), (train @ y4)[rows.mine], atol=1e-12)
+    np.testing.assert_array_equal(operator.columns(np.array([n - 1]))[:, 0], train[rows.mine, -1])
     np.testing.assert_array_equal(operator.diagonal(), train.diagonal())
-    exact = np.hstack([dense_solve(train + r * np.eye(n), y) for r in (1e-2, 1e-4)])
+    sets = [leading_rows(n, n), leading_rows(n, n // 2, np.arange(n) % 5 != 1)]
     for rank in (0, 3, n):
-        factor = pivoted_cholesky(operator, rank) if rank else identity
-        solution = conjugate_gradient(operator, y4, ridges, factor, Limits(1e-10, 1000))
-        assert solution.converged
-        np.testing.assert_allclose(solution.x, exact, rtol=1e-5, atol=1e-5)
-        assert len({x.tobytes() for x in comm.allgather(solution.x)}) == 1
+        found = [_solved(one, y, sets, rank) for one in (operator, alone)]
+        assert found[0].converged
+        x = rows.whole(found[0].x)
+        np.testing.assert_allclose(x, _exact(train, y, sets), rtol=1e-5, atol=1e-5)
+        assert sums is FloatSums or x.tobytes() == found[1].x.tobytes()
+    dense = dense_solution(operator, _problem(operator, y, sets), 1e-9)
+    np.testing.assert_allclose(rows.whole(dense.x), x, rtol=1e-5, atol=1e-5)
     tiles = tiles_of(test, cross, deal(cross, comm.size, comm.rank))
-    product = cross_product(operator.sums, 9, tiles, exact)
-    np.testing.assert_allclose(product, test @ exact, rtol=1e-10, atol=1e-10)
+    product = cross_product(operator.sums, 9, tiles, x, PlainProducts(), largest=1.0)
+    np.testing.assert_allclose(product, test @ x, rtol=1e-10, atol=1e-10)
+
+
+def _problem(operator, y, sets):
+    whole = systems(y, (1e-2, 1e-4), sets)
+    return replace(whole, b=np.ascontiguousarray(whole.b[operator.spread.mine]))
+
+
+def _solved(operator, y, sets, rank):
+    problem = _problem(operator, y, sets)
+    factor = low_rank(operator, problem, rank) if rank else identity
+    return conjugate_gradient(operator, problem, factor, Limits(1e-10, 1000))
+
+
+def _exact(k, y, sets):
+    parts = []
+    for row_set in sets:
+        rows = np.flatnonzero(row_set.keep)
+        for ridge in (1e-2, 1e-4):
+            part = np.zeros_like(y)
+            part[rows] = dense_solve(k[np.ix_(rows, rows)] + ridge * np.eye(len(rows)), y[rows])
+            parts.append(part)
+    return np.hstack(parts)

@@ -1,0 +1,78 @@
+"""Which rows have labels, and whether some of them have one of every class or output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hpcnk.data.labels import labelled
+from hpcnk.data.source import Array, RowNumbers
+from hpcnk.errors import DataError
+
+_MOST_NAMED = 10
+
+
+def label_notes(y_train: Array, y_test: Array) -> list[str]:
+    """Return what a user should know of rows without any label; raw labels of the two parts."""
+    known = {"training": labelled(y_train), "test": labelled(y_test)}
+    notes = []
+    without = int((~known["training"].any(axis=1)).sum())
+    if without:
+        notes.append(
+            f"{without} of {len(y_train)} training rows have no label at all (only NaN): "
+            "their part of the kernel is computed, but no solution uses them"
+        )
+    if not known["test"].any():
+        notes.append("no test row has a label: there will be predictions, and no metrics of them")
+    return notes
+
+
+def require_labels_on_both_sides(y: Array, held: RowNumbers) -> None:
+    """Check that the rows held out have a label, and that the others have one of every output.
+
+    `y` holds the raw labels of the training rows, `held` positions among them. Raises DataError.
+    """
+    if not len(held):
+        return
+    known = labelled(y)
+    if not known[held].any():
+        raise DataError(
+            f"none of the {len(held)} training rows held out for validation has a label",
+            "raise data.validation, or draw other rows with another data.seed",
+        )
+    kept = np.delete(known, held, axis=0).any(axis=0)
+    if not kept.all():
+        raise DataError(
+            f"all rows with a label of output {_listed(np.flatnonzero(~kept))} are among the "
+            f"{len(held)} rows held out for validation",
+            "lower data.validation, or draw other rows with another data.seed",
+        )
+
+
+def unlike_leading_rows(y: Array, size: int) -> str:
+    """Say what the leading `size` training rows lack and all have; empty if nothing.
+
+    `y` holds the raw labels: classes (n,), or reals (n, outputs) with NaN where one is missing.
+    """
+    what, lacking = _lacking(y, size)
+    if not lacking:
+        return ""
+    return (
+        f"the leading {size} of {len(y)} training rows have no label of {what} "
+        f"{_listed(lacking)}: set data.shuffle to true, to store the rows in random order, or "
+        "take more of them"
+    )
+
+
+def _lacking(y: Array, size: int) -> tuple[str, list[int]]:
+    if y.ndim == 1:
+        return "class", np.setdiff1d(y, y[:size]).tolist()
+    known = labelled(y)
+    return "output", np.flatnonzero(known.any(axis=0) & ~known[:size].any(axis=0)).tolist()
+
+
+def _listed(numbers: Sequence[int] | Array) -> str:
+    named = ", ".join(str(number) for number in numbers[:_MOST_NAMED])
+    more = len(numbers) - _MOST_NAMED
+    return f"{named} and {more} more" if more > 0 else named

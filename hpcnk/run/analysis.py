@@ -1,0 +1,220 @@
+"""What the kernel and its preconditioner give beside the solution: leave-one-out errors, evidence.
+
+Both look at every setting, a training-set size and a ridge, on the rows that the final solve has.
+Their systems go through the kernel as one block, in as many columns at a time as the solve's own
+memory holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from hpcnk.comm import on_root, rows_to_root
+from hpcnk.report import score
+from hpcnk.run.labels import read_targets
+from hpcnk.run.problem import Columns
+from hpcnk.run.session import Session
+from hpcnk.run.stored import read_labels
+from hpcnk.solve import (
+    Diagonal,
+    Estimate,
+    Limits,
+    Matrix,
+    Nearby,
+    Operator,
+    Quadrature,
+    evidence,
+    fits,
+    inverse_diagonals,
+    left_out,
+    log_determinants,
+)
+from hpcnk.solve.spread import Array
+
+STAGE = "solve"  # which warnings are kept under
+SEED = 0  # of the random vectors
+COLUMNS = 256  # at a time at most where memory is no concern:
+BLOCK_BYTES = 64 << 20  # of one block of whole vectors
+QUADRATURE_TOLERANCE = 1e-6  # of the mean log eigenvalue
+ROUGH = 0.1  # relative standard error of the diagonal
+
+Entries = list[dict[str, float]]
+
+
+def analyse(
+    session: Session, operator: Operator, columns: Columns, x: Array, precondition: Nearby | None
+) -> dict[str, Entries | None]:
+    """Return what the deck asks for, `leave_one_out` and `evidence`: an entry a setting.
+
+    Collective. None where it does not ask. `x` (rows, columns) are this rank's rows of the
+    solutions; `precondition`: that of the solve, None if it had none. Raises SolveError, Stopped.
+    """
+    asked = session.deck.solve
+    nearby = nearby_of(operator, columns, precondition)
+    b = columns.problem(operator.spread.mine, block=True).b
+    parts = (session, operator, columns, (b, x), nearby)
+    return {
+        "leave_one_out": _leave_one_out(*parts, asked.leave_one_out)
+        if asked.leave_one_out
+        else None,
+        "evidence": _evidence(*parts, asked.evidence) if asked.evidence else None,
+    }
+
+
+def nearby_of(operator: Operator, columns: Columns, precondition: Nearby | None) -> Nearby:
+    """Return the preconditioner, or the diagonal where there is none. Collective."""
+    if precondition is not None:
+        return precondition
+    return Diagonal(operator.spread, operator.diagonal(), columns.row_sets)
+
+
+def columns_at_once(n: int, solved: int) -> int:
+    """Return how many columns of n rows go through K at once, after a solve of `solved`."""
+    return max(solved, min(COLUMNS, BLOCK_BYTES // (8 * n)))
+
+
+def distinct(matrices: Sequence[Matrix]) -> list[Matrix]:
+    """Return each matrix once, in the order of their first columns."""
+    return list(dict.fromkeys(matrices))
+
+
+def between_passes(session: Session) -> None:
+    """Show the watchdog that a pass is over. Raises Stopped when a signal came. Collective."""
+    session.watchdog.beat()
+    session.stop.raise_if_requested(session.comm)
+
+
+def _leave_one_out(
+    session: Session,
+    operator: Operator,
+    columns: Columns,
+    systems: tuple[Array, Array],
+    nearby: Nearby,
+    vectors: int,
+) -> Entries:
+    """Score the prediction of every training row without it."""
+    matrices, deck = distinct(columns.matrices), session.deck.solve
+    width = columns_at_once(operator.n, len(columns.matrices))
+    estimate = Estimate(vectors, SEED, Limits(deck.tolerance, deck.max_iterations), width)
+    found = inverse_diagonals(
+        operator,
+        matrices,
+        columns.row_sets,
+        nearby,
+        estimate,
+        lambda systems: between_passes(session),
+    )
+    exact = not found.relative_error.any()
+    how = "exactly" if exact else f"estimated with {vectors} random vectors"
+    session.say(
+        f"leave-one-out: {len(matrices)} diagonals of inverses {how} in {found.passes} passes over "
+        "the kernel"
+    )
+    if not found.converged:
+        session.warn(STAGE, "leave-one-out: not all of its systems reached the tolerance")
+    numbers = [matrices.index(matrix) for matrix in columns.matrices]
+    entries = []
+    for i in range(len(columns.settings)):
+        of = numbers[columns.of(i)]
+        error = float(found.relative_error[of].max())
+        _warn_of_rough_diagonals(session, columns, i, error, int(found.replaced[of].max()))
+        b, x = (part[:, columns.of(i)] for part in systems)
+        metrics = _score(session, operator, columns, i, left_out(b, x, found.values[:, of]))
+        entries.append({**metrics, "diagonal_error": error})
+        shown = ", ".join(f"{name.replace('_', ' ')} {v:.4g}" for name, v in metrics.items())
+        session.say(f"leave-one-out: {_name(columns, i)}: {shown}")
+    names = dict.fromkeys(name for entry in entries for name in entry)
+    return [{name: entry.get(name, np.nan) for name in names} for entry in entries]
+
+
+def _name(columns: Columns, number: int) -> str:
+    setting = columns.settings[number]
+    return f"{setting.rows} rows, ridge {setting.ridge:g}"
+
+
+def _warn_of_rough_diagonals(
+    session: Session, columns: Columns, number: int, error: float, replaced: int
+) -> None:
+    advice = "raise solve.leave_one_out, or the preconditioner's rank"
+    name = f"leave-one-out: {_name(columns, number)}"
+    if error > ROUGH:
+        session.warn(STAGE, f"{name}: rough, within {100 * error:.0f} % of a residual; {advice}")
+    if replaced:
+        session.warn(
+            STAGE,
+            f"{name}: the estimate of {replaced} rows was not positive, the preconditioner's "
+            f"own value stands for it; {advice}",
+        )
+
+
+def _score(
+    session: Session, operator: Operator, columns: Columns, number: int, predictions: Array
+) -> dict[str, float]:
+    """Return the metrics of encoded predictions, this rank's rows, on the rows of a setting."""
+    spread = operator.spread
+    whole = rows_to_root(spread.comm, predictions, spread.blocks)
+    sets = [columns.row_sets[matrix.rows].keep for matrix in columns.matrices[columns.of(number)]]
+
+    def metrics() -> dict[str, float]:
+        inputs, known = session.folder.inputs, np.stack(sets, axis=1)
+        rows, targets = known.any(axis=1), read_targets(inputs)
+        encoded, target = (labels[rows] for labels in read_labels(inputs, "train"))
+        if targets.task == "regression":
+            target = np.where(known[rows], target, np.nan)
+        assert whole is not None
+        return score(targets.task, targets.decode(whole[rows]), target, encoded)
+
+    return on_root(session.comm, metrics)
+
+
+def _evidence(
+    session: Session,
+    operator: Operator,
+    columns: Columns,
+    systems: tuple[Array, Array],
+    nearby: Nearby,
+    vectors: int,
+) -> Entries:
+    """Return the log marginal likelihoods of all outputs together."""
+    matrices = distinct(columns.matrices)
+    width = columns_at_once(operator.n, len(columns.matrices))
+    steps = session.deck.solve.max_iterations
+    quadrature = Quadrature(vectors, SEED, steps, QUADRATURE_TOLERANCE, width)
+    found = log_determinants(
+        operator,
+        matrices,
+        columns.row_sets,
+        nearby,
+        quadrature,
+        lambda passes, left: between_passes(session),
+    )
+    session.say(
+        f"evidence: {len(matrices)} log determinants estimated with {vectors} random vectors in "
+        f"{found.passes} passes over the kernel"
+    )
+    if not found.converged:
+        session.warn(
+            STAGE,
+            f"evidence: after {steps} passes not all log determinants stand still; raise "
+            "solve.max_iterations or the preconditioner's rank",
+        )
+    y_alpha = fits(operator.spread, *systems)
+    entries = []
+    for i in range(len(columns.settings)):
+        part = columns.of(i)
+        of = evidence(y_alpha[part], columns.matrices[part], columns.row_sets, found)
+        if not np.isfinite(of.profile):
+            session.warn(
+                STAGE,
+                f"evidence: {_name(columns, i)}: none, for the stored kernel plus ridge is not "
+                "positive definite to rounding; raise the ridge or use kernel.dtype float64",
+            )
+        session.say(
+            f"evidence: {_name(columns, i)}: log marginal likelihood {of.profile:.6g} +- "
+            f"{of.standard_error:.2g} at the best amplitude, {of.amplitude:.3g}"
+        )
+        entries.append(asdict(of))
+    return entries

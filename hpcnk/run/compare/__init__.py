@@ -1,0 +1,1 @@
+"""`hpcnk compare`: approximations and the exact solution on the same tiles, error against cost."""

@@ -1,0 +1,221 @@
+// Both products of one tile with many columns: entry points for hpcnk/solve/products.py.
+//
+// A block of the tile is widened to doubles once, in the second-level cache, and serves both
+// products while it is there. Lanes lie along the tile's rows, never along the vectors' columns, so
+// no number of columns wastes lanes, and a column's sums are in the same order whatever is beside
+// it. Columns go in panels of at most six: as many sums as registers hold and as hide the latency.
+#include "panels.hpp"
+
+using namespace hpcnk;
+
+namespace {
+
+constexpr int PANEL = 6;  // the most columns of a panel
+
+// The columns [start, start + count) of a panel.
+struct Panel {
+    long long start;
+    int count;
+};
+
+// Columns in panels as even as can be: four to six of each but where there are fewer than eight.
+class Panels {
+  public:
+    explicit Panels(long long columns)
+        : count((columns + PANEL - 1) / PANEL), least_(columns / count), larger_(columns % count) {}
+    Panel operator[](long long k) const {
+        const long long before = k < larger_ ? k : larger_;
+        return {k * least_ + before, int(least_ + (k < larger_))};
+    }
+    const long long count;
+
+  private:
+    const long long least_, larger_;
+};
+
+template <class T> struct Tile {
+    const T* entries;
+    long long stride, height, width;
+    bool symmetric;
+    long long chunks() const { return (width + LINE - 1) / LINE; }
+};
+
+struct Matrix {
+    double* data;
+    long long stride;
+};
+
+// Working memory. Every part has the columns of a panel side by side, in the inner loops' order.
+struct Memory {
+    double *block, *v_rows, *row_sums, *v_columns, *column_sums;
+    static long long size(long long chunks, long long columns) {
+        return BLOCK + columns * (ROWS + ROWS * VECTOR + 2 * chunks * LINE) + LINE;
+    }
+    Memory(double* start, long long chunks, long long columns) {
+        const auto misplaced = reinterpret_cast<uintptr_t>(start) / sizeof(double) % LINE;
+        block = start + (LINE - misplaced) % LINE;
+        row_sums = block + BLOCK;
+        v_columns = row_sums + columns * ROWS * VECTOR;
+        column_sums = v_columns + columns * chunks * LINE;
+        v_rows = column_sums + columns * chunks * LINE;
+    }
+};
+
+// Calls work(integral_constant<int, N>) for the panel's number of columns.
+template <class Work> void with_count(int count, Work work) {
+    switch (count) {
+        case 1: return work(std::integral_constant<int, 1>());
+        case 2: return work(std::integral_constant<int, 2>());
+        case 3: return work(std::integral_constant<int, 3>());
+        case 4: return work(std::integral_constant<int, 4>());
+        case 5: return work(std::integral_constant<int, 5>());
+        default: return work(std::integral_constant<int, 6>());
+    }
+}
+
+// V's rows [0, rows) from `v`, as [row][column of the panel].
+void pack_rows(const Panels& panels, const double* v, long long stride, long long rows, double* out) {
+    for (long long k = 0; k < panels.count; ++k) {
+        const Panel p = panels[k];
+        double* to = out + p.start * ROWS;
+        for (long long i = 0; i < rows; ++i)
+            for (int n = 0; n < p.count; ++n) *to++ = v[i * stride + p.start + n];
+    }
+}
+
+// V's rows as [chunk][column of the panel][lane], with zeros after the last.
+void pack_lanes(const Panels& panels, Matrix v, long long rows, long long chunks, double* out) {
+    for (long long k = 0; k < panels.count; ++k) {
+        const Panel p = panels[k];
+        with_count(p.count, [&](auto count) {
+            constexpr int N = count();
+            double* to = out + p.start * chunks * LINE;
+            for (long long j = 0; j < rows; ++j)
+                for (int n = 0; n < N; ++n)
+                    to[(j / LINE * N + n) * LINE + j % LINE] = v.data[j * v.stride + p.start + n];
+            for (long long j = rows; j < chunks * LINE; ++j)
+                for (int n = 0; n < N; ++n) to[(j / LINE * N + n) * LINE + j % LINE] = 0;
+        });
+    }
+}
+
+// Adds sums as [chunk][column of the panel][lane] to a matrix.
+void add_lanes(const Panels& panels, const double* sums, long long rows, long long chunks, Matrix out) {
+    for (long long k = 0; k < panels.count; ++k) {
+        const Panel p = panels[k];
+        with_count(p.count, [&](auto count) {
+            constexpr int N = count();
+            const double* from = sums + p.start * chunks * LINE;
+            for (long long j = 0; j < rows; ++j)
+                for (int n = 0; n < N; ++n)
+                    out.data[j * out.stride + p.start + n] += from[(j / LINE * N + n) * LINE + j % LINE];
+        });
+    }
+}
+
+// Adds sums as [row][column of the panel][lane of a vector] to a matrix.
+void add_rows(const Panels& panels, const double* sums, long long rows, double* out, long long stride) {
+    for (long long k = 0; k < panels.count; ++k) {
+        const Panel p = panels[k];
+        const double* from = sums + p.start * ROWS * VECTOR;
+        for (long long i = 0; i < rows; ++i)
+            for (int n = 0; n < p.count; ++n, from += VECTOR)
+                out[i * stride + p.start + n] += sum_of_lanes(from);
+    }
+}
+
+template <class T> class Product {
+  public:
+    Product(const Tile<T>& tile, long long columns, double* memory)
+        : tile_(tile), panels_(columns), chunks_(tile.chunks()), columns_(columns),
+          memory_(memory, chunks_, columns) {}
+
+    void run(Matrix v_rows, Matrix v_columns, Matrix rows_out, Matrix columns_out) {
+        pack_lanes(panels_, v_columns, tile_.width, chunks_, memory_.v_columns);
+        if (!tile_.symmetric) clear(memory_.column_sums, columns_ * chunks_ * LINE);
+        for (long long i = 0; i < tile_.height; i += ROWS) {
+            const long long rows = least(ROWS, tile_.height - i);
+            if (!tile_.symmetric)
+                pack_rows(panels_, v_rows.data + i * v_rows.stride, v_rows.stride, rows, memory_.v_rows);
+            clear(memory_.row_sums, columns_ * ROWS * VECTOR);
+            for (long long chunk = 0; chunk < chunks_; chunk += CHUNKS) block(i, rows, chunk);
+            add_rows(panels_, memory_.row_sums, rows, rows_out.data + i * rows_out.stride, rows_out.stride);
+        }
+        if (!tile_.symmetric)
+            add_lanes(panels_, memory_.column_sums, tile_.width, chunks_, columns_out);
+    }
+
+  private:
+    // Both products of the block at row i, chunk `chunk`; meanwhile the next one is fetched.
+    void block(long long i, long long rows, long long chunk) {
+        const int chunks = int(least(CHUNKS, chunks_ - chunk));
+        Source<T> source{tile_.entries + i * tile_.stride + chunk * LINE, tile_.stride,
+                         int(least(chunks * LINE, tile_.width - chunk * LINE))};
+        Ahead ahead = next(i, chunk, rows, chunks);
+        for (long long k = 0; k < panels_.count; ++k) {
+            const Panel p = panels_[k];
+            const double* v = memory_.v_columns + (p.start * chunks_ + p.count * chunk) * LINE;
+            double* sums = memory_.row_sums + p.start * ROWS * VECTOR;
+            with_count(p.count, [&](auto count) {
+                if (k == 0)
+                    row_panel<true, count()>(source, memory_.block, int(rows), chunks, v, sums);
+                else
+                    row_panel<false, count()>(source, memory_.block, int(rows), chunks, v, sums);
+            });
+        }
+        for (long long k = 0; k < panels_.count && !tile_.symmetric; ++k) {
+            const Panel p = panels_[k];
+            const double* v = memory_.v_rows + p.start * ROWS;
+            double* sums = memory_.column_sums + (p.start * chunks_ + p.count * chunk) * LINE;
+            ahead.panel = int(k);
+            with_count(p.count, [&](auto count) {
+                column_panel<count()>(memory_.block, int(rows), chunks, v, sums, ahead);
+            });
+        }
+    }
+
+    // What to fetch while the block at (i, chunk) is worked on.
+    Ahead next(long long i, long long chunk, long long rows, int chunks) const {
+        const bool same = chunk + chunks < chunks_;
+        const long long row = same ? i : i + rows, first = same ? (chunk + chunks) * LINE : 0;
+        const T* start = tile_.entries + row * tile_.stride + first;
+        return {reinterpret_cast<const char*>(start), tile_.stride * (long long)sizeof(T),
+                LINE * (long long)sizeof(T), 0, int(panels_.count)};
+    }
+
+    const Tile<T> tile_;
+    const Panels panels_;
+    const long long chunks_, columns_;
+    const Memory memory_;
+};
+
+template <class T>
+void product(const T* entries, long long stride, long long height, long long width, int symmetric,
+             long long columns, Matrix v_rows, Matrix v_columns, Matrix rows_out, Matrix columns_out,
+             double* memory) {
+    Product<T>({entries, stride, height, width, symmetric != 0}, columns, memory)
+        .run(v_rows, v_columns, rows_out, columns_out);
+}
+
+}  // namespace
+
+#define HPCNK_PRODUCT(T, name)                                                                      \
+    void hpcnk_product_##name(const T* entries, long long stride, long long height,                 \
+                              long long width, int symmetric, long long columns, double* v_rows,    \
+                              long long v_rows_stride, double* v_columns,                           \
+                              long long v_columns_stride, double* rows_out,                         \
+                              long long rows_out_stride, double* columns_out,                       \
+                              long long columns_out_stride, double* memory) {                       \
+        product<T>(entries, stride, height, width, symmetric, columns, {v_rows, v_rows_stride},     \
+                   {v_columns, v_columns_stride}, {rows_out, rows_out_stride},                      \
+                   {columns_out, columns_out_stride}, memory);                                      \
+    }
+
+extern "C" {
+// Doubles of the working memory for a tile of this width and so many columns.
+long long hpcnk_memory(long long width, long long columns) {
+    return Memory::size((width + LINE - 1) / LINE, columns);
+}
+HPCNK_PRODUCT(float, float32)
+HPCNK_PRODUCT(double, float64)
+}

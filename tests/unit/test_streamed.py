@@ -1,0 +1,271 @@
+"""Tiles read ahead by threads, in memory, computed, and merged: one order, the same bits."""
+
+import threading
+from contextlib import closing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpcnk import store
+from hpcnk.comm import FixedPointSums, FloatSums, world
+from hpcnk.engine.device.tiles import pass_bytes
+from hpcnk.errors import StorageError
+from hpcnk.run.tile_places import spread_evenly
+from hpcnk.solve import PlainProducts, ResidentTiles, TileOperator, streamed
+from hpcnk.solve.merged import MergedTiles
+from hpcnk.solve.on_device import DeviceTiles
+from hpcnk.solve.streamed import StreamedTiles, read_ahead, ring_bytes, tiles_ahead
+from hpcnk.solve.tiles import every
+from hpcnk.tiling import TriangleGrid
+from tests.support.arrays_as_device import HostMemory
+from tests.support.dense import Single, kernel_matrix, tiles_of
+
+N, TILE = 150, 16
+GRID = TriangleGrid(N, TILE)
+PRODUCTS = PlainProducts()
+K = kernel_matrix(N).astype(np.float32)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The layout of a complete file with the tiles of K."""
+    path = tmp_path / "kernel.h5"
+    store.create(path, GRID, "float32", {})
+    layout = store.read_layout(path)
+    with store.TileWriter(layout, "posix", world()) as writer:
+        for tile, entries in tiles_of(K, GRID):
+            writer.put(tile.number, entries)
+    found = store.read_journals(layout)
+    store.mark_complete(layout, np.array([found[k] for k in range(GRID.count)], np.uint32))
+    return store.read_layout(path)
+
+
+def streamed_tiles(layout, reader, numbers=None):
+    def fill(number, stored):
+        if not reader.fill(number, stored):
+            raise StorageError(f"tile {number} changed", "look at it")
+
+    tiles = [GRID.at(number) for number in numbers or range(GRID.count)]
+    return StreamedTiles(tiles, fill, TILE, layout.dtype, PRODUCTS)
+
+
+def threads():
+    return [thread for thread in threading.enumerate() if "hpcnk-tiles" in thread.name]
+
+
+# --- reading ahead
+
+
+def test_tiles_come_in_order_with_their_own_bytes(stored):
+    with store.TileReader(stored) as reader:
+        source = streamed_tiles(stored, reader)
+        for _ in range(3):  # the ring is used again
+            found = [(tile.number, entries.copy()) for tile, entries in source.tiles(every)]
+            assert [number for number, _ in found] == list(range(GRID.count))
+            for number, entries in found:
+                tile = GRID.at(number)
+                np.testing.assert_array_equal(entries, K[tile.rows, tile.columns])
+    assert not threads()
+
+
+def test_only_wanted_tiles_are_read(stored):
+    with store.TileReader(stored) as reader:
+        seen = []
+        real = reader.fill
+        reader.fill = lambda number, buffer: seen.append(number) or real(number, buffer)
+        source = streamed_tiles(stored, reader)
+        wanted = [tile.number for tile, _ in source.tiles(lambda tile: tile.symmetric)]
+        assert sorted(seen) == wanted == [GRID.number(j, j) for j in range(GRID.blocks)]
+
+
+def test_reading_goes_on_ahead_of_the_use_but_not_further_than_the_ring():
+    begun, asked, block = [], [], threading.Event()
+
+    def numbers():
+        for number in range(20):
+            begun.append(number)
+            yield number
+
+    with closing(read_ahead(numbers(), lambda k, b: (asked.append(k), block.wait()), int, 4)) as it:
+        block.set()
+        assert next(it)[0] == 0
+        assert begun == [0, 1, 2, 3, 4]
+        assert next(it)[0] == 1
+        assert begun == [0, 1, 2, 3, 4, 5]
+    assert not threads()
+    assert len(asked) <= 6
+
+
+def test_buffers_come_again_only_after_their_tile_was_used(stored, monkeypatch):
+    """Two iterators at once do not share a ring either."""
+    monkeypatch.setattr(streamed, "AHEAD_BYTES", 0)
+    with store.TileReader(stored) as reader:
+        source = streamed_tiles(stored, reader)
+        with closing(source.tiles(every)) as one, closing(source.tiles(every)) as two:
+            for (tile, first), (_, second) in zip(one, two, strict=True):
+                np.testing.assert_array_equal(first, K[tile.rows, tile.columns])
+                assert first.base is not second.base
+        assert len(source._rings) == 2 and len(source._rings[0]) == 3
+
+
+@pytest.mark.parametrize("after", [0, 1, 7])
+def test_an_iteration_that_is_left_leaves_no_thread(stored, after):
+    with store.TileReader(stored) as reader:
+        source = streamed_tiles(stored, reader)
+        with closing(source.tiles(every)) as tiles:
+            for _ in range(after):
+                next(tiles)
+        assert not threads()
+        with pytest.raises(ZeroDivisionError), closing(source.tiles(every)) as tiles:
+            for _ in tiles:
+                raise ZeroDivisionError
+        assert not threads()
+        assert sum(1 for _ in source.tiles(every)) == GRID.count
+
+
+def test_an_error_of_a_thread_reaches_the_user(stored):
+    def fill(number, stored):
+        if number == 5:
+            raise StorageError("reading failed: input/output error", "look at the disk")
+
+    tiles = [GRID.at(number) for number in range(GRID.count)]
+    source = StreamedTiles(tiles, fill, TILE, stored.dtype, PRODUCTS)
+    seen = []
+    with pytest.raises(StorageError, match="input/output"):
+        seen.extend(tile.number for tile, _ in source.tiles(every))
+    with pytest.raises(StorageError, match="input/output"):
+        operator(source).apply(np.ones((N, 2)))
+    assert not threads()
+
+
+def test_a_bit_that_flips_between_passes_is_found(stored):
+    v = np.ones((N, 2))
+    with store.TileReader(stored) as reader:
+        source = operator(streamed_tiles(stored, reader))
+        np.testing.assert_allclose(source.apply(v), K.astype(float) @ v)
+        with open(stored.path, "r+b") as file:
+            file.seek(stored.tiles_offset + 9 * stored.tile_bytes + 40)
+            byte = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([byte ^ 16]))
+        with pytest.raises(StorageError, match="tile 9 changed"):
+            source.apply(v)
+    assert not threads()
+
+
+def test_a_file_cut_short_is_an_error_of_the_disk(stored):
+    with store.TileReader(stored) as reader:
+        with open(stored.path, "r+b") as file:
+            file.truncate(stored.tiles_offset + 3 * stored.tile_bytes)
+        with pytest.raises(StorageError, match="ends at byte"):
+            list(streamed_tiles(stored, reader).tiles(every))
+
+
+def test_the_ring_has_the_memory_that_it_says():
+    for side in (16, 512, 4096, 8192):
+        tile_bytes = 4 * side**2
+        assert ring_bytes(tile_bytes) == (tiles_ahead(tile_bytes) + 1) * tile_bytes
+        assert tiles_ahead(tile_bytes) >= streamed.THREADS
+        assert ring_bytes(tile_bytes) <= max(3 * tile_bytes, 2 * streamed.AHEAD_BYTES)
+
+
+# --- products
+
+
+def operator(*sources, sums=FloatSums):
+    return TileOperator(sums(Single()), N, sources)
+
+
+def merged(*sources, going=lambda: True):
+    return MergedTiles(sources, PRODUCTS, going)
+
+
+def resident(numbers):
+    return ResidentTiles(tiles_of(K, GRID, numbers), PRODUCTS)
+
+
+@pytest.mark.parametrize("sums", [FloatSums, FixedPointSums])
+@pytest.mark.parametrize("held", [0, 1, 20, GRID.count])
+def test_any_mix_gives_the_same_bits(stored, sums, held):
+    numbers = list(range(GRID.count))
+    kept = spread_evenly(numbers, held)
+    rest = [number for number in numbers if number not in kept]
+    v = np.random.default_rng(0).normal(size=(N, 5))
+    sizes = np.array([N, N, 100, 33, 2])
+    for column, size in enumerate(sizes):
+        v[size:, column] = 0
+    with store.TileReader(stored) as reader:
+        sources = [resident(kept)] + ([streamed_tiles(stored, reader, rest)] if rest else [])
+        mixed, pure = operator(merged(*sources), sums=sums), operator(resident(numbers), sums=sums)
+        np.testing.assert_array_equal(mixed.apply(v, sizes), pure.apply(v, sizes))
+        np.testing.assert_array_equal(mixed.diagonal(), K.diagonal())
+        np.testing.assert_array_equal(mixed.columns(np.array([3, 149])), K[:, [3, 149]])
+    assert not threads()
+
+
+def test_a_merge_stops_where_it_is_told_to(stored):
+    left = iter([True, True, False])
+    with store.TileReader(stored) as reader:
+        source = merged(
+            resident([0, 4]), streamed_tiles(stored, reader, [1, 2, 3]), going=lambda: next(left)
+        )
+        assert [tile.number for tile, _ in source.tiles(every)] == [0, 1]
+    assert not threads()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7, 10])
+def test_tiles_that_stay_are_spread_evenly(count):
+    chosen = spread_evenly(list(range(100, 110)), count)
+    assert len(set(chosen)) == count
+    gaps = np.diff(chosen)
+    assert not count or gaps.max(initial=1) - gaps.min(initial=10) <= 1 or count == 1
+
+
+# --- tiles in the memory of a GPU, for which NumPy stands in
+
+
+@pytest.mark.parametrize("strip", [1, 1 << 30])
+def test_products_on_a_device(strip, monkeypatch):
+    monkeypatch.setattr("hpcnk.engine.device.tiles.STRIP_BYTES", strip)
+    memory = HostMemory()
+    source = DeviceTiles(memory)
+    for tile, entries in tiles_of(K, GRID, range(0, GRID.count, 2)):
+        source.hold(tile, entries)
+    before = len(memory.uploads)
+    both = operator(source, resident(range(1, GRID.count, 2)))
+    v = np.random.default_rng(0).normal(size=(N, 4))
+    sizes = np.array([N, 70, 70, 1])
+    for column, size in enumerate(sizes):
+        v[size:, column] = 0
+    found = both.apply(v, sizes)
+    assert len(memory.uploads) == before + 1 and memory.downloads == 1
+    for column, size in enumerate(sizes):
+        expected = K[:size].astype(float) @ v[:, column]
+        np.testing.assert_allclose(found[:size, column], expected, rtol=1e-12, atol=1e-12)
+    assert all(array.dtype == np.float32 for array in memory.uploads[:before])
+    np.testing.assert_array_equal(both.diagonal(), K.diagonal())
+    np.testing.assert_array_equal(both.columns(np.array([7, 80])), K[:, [7, 80]])
+
+
+def test_a_device_with_no_tile_in_reach_is_not_asked():
+    memory = HostMemory()
+    source = DeviceTiles(memory)
+    source.add_products(np.zeros((N, 1)), np.array([N]), SimpleNamespace())
+    assert not memory.uploads and pass_bytes(N, 1) > 0
+
+
+def test_the_memory_of_a_real_gpu():
+    from hpcnk.engine import device_problem
+    from hpcnk.engine.device.tiles import device_memory
+
+    if device_problem():
+        pytest.skip(device_problem())
+    memory = device_memory(0)
+    before = memory.free_bytes()
+    source = DeviceTiles(memory)
+    for tile, entries in tiles_of(K, GRID):
+        source.hold(tile, entries)
+    v = np.random.default_rng(0).normal(size=(N, 4))
+    np.testing.assert_allclose(operator(source).apply(v), K.astype(float) @ v, rtol=1e-12)
+    assert before > 0

@@ -1,0 +1,1 @@
+"""The parts of `solver.py`: kernels, jobs on several ranks, peers, and the table."""
