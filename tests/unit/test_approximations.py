@@ -100,9 +100,9 @@ def test_the_rounding_of_float32_entries_is_not_divided_by(method):
         if k.dtype == np.float32:
             noise = np.random.default_rng(0).uniform(-1, 1, k.shape) * 2.0**-24
             k = (k * (1 + np.triu(noise, 1) + np.triu(noise, 1).T)).astype(np.float32)
-        regression = regression_on(COMM, k, y, (1e-3,))
+        regression = regression_on(COMM, k, y, (1e-6,))
         found.append(predicted(regression, method(regression, np.arange(40)), k_test)[0])
-    agree(found[1], found[0], 1e-4)
+    agree(found[1], found[0], 1e-5)  # 2e-2 where directions of rounding are kept
 
 
 def test_a_ridge_that_is_too_small_is_told_of():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ import yaml
 from hpcnk.cli import main
 from hpcnk.report import comparison_csv, comparison_plot
 from hpcnk.report.comparison import undominated
+from hpcnk.run.compare.fits import inducing_rows
 from hpcnk.run.compare.items import LOW_RANK, Item, kernel_entries
+from tests.support.dense import Single
 from tests.support.mpi import hpcnk
+from tests.support.regressions import digits, operator_on
 
 METHODS = ["cg", "nystrom", "subset_of_regressors", "block_diagonal", "bayesian_committee"]
 SIZES, BUDGETS = [60, 130], [35, 130]
@@ -270,6 +274,17 @@ def test_entries_are_those_of_a_dense_mask():
                 assert count["choice"] == len(asked - fit), item
                 every = budget if method == "subset_of_regressors" else rows
                 assert count["test"] == tests * (every + (method == "bayesian_committee"))
+
+
+@pytest.mark.parametrize("inducing", ["leading", "random"])
+def test_rows_held_out_are_no_inducing_rows(inducing):
+    """So the columns taken for the fit serve the choice of the ridge too, as the count assumes."""
+    operator = operator_on(Single(), digits(90)[0])
+    deck = SimpleNamespace(compare=SimpleNamespace(inducing=inducing), data=SimpleNamespace(seed=0))
+    held = np.arange(0, 90, 3)
+    ground = SimpleNamespace(operator=operator, held=held, session=SimpleNamespace(deck=deck))
+    found = inducing_rows(ground, 60, 40)
+    assert found.tolist() == np.setdiff1d(np.arange(60), held).tolist()
 
 
 def test_the_line_joins_what_nothing_beats():

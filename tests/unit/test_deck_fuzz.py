@@ -86,6 +86,7 @@ SELECTIONS = st.one_of(
     st.fixed_dictionaries({"per_class": st.integers(1, 999), "seed": st.integers(0, 2**32 - 1)}),
 )
 POSITIVE = st.floats(1e-300, 1e300)
+METHODS = st.sampled_from(["cg", "dense", "nystrom", "block_diagonal"])
 GOOD_DECKS = st.fixed_dictionaries(
     {
         "name": st.from_regex(r"[a-z]w[a-z0-9_.-]{0,20}", fullmatch=True),
@@ -119,17 +120,37 @@ GOOD_DECKS = st.fixed_dictionaries(
         "solve": st.fixed_dictionaries(
             {
                 "ridge": st.lists(POSITIVE | st.just(0.0), min_size=1, max_size=5, unique=True),
+                "sizes": st.lists(st.integers(1, 10**7), max_size=3, unique=True).map(sorted),
+                "method": st.sampled_from(["cg", "dense"]),
+                "block": st.booleans(),
+                "operator": st.sampled_from(["auto", "resident", "streamed", "recomputed", "gpu"]),
+                "memory": st.none() | POSITIVE,
+                "leave_one_out": st.none() | st.integers(1, 10**4),
+                "evidence": st.none() | st.integers(1, 10**4),
                 "tolerance": st.floats(1e-300, 1, exclude_max=True),
                 "max_iterations": st.integers(1, 10**9),
                 "preconditioner": st.none()
                 | st.fixed_dictionaries(
-                    {"kind": st.just("pivoted_cholesky"), "rank": st.integers(1, 10**5)}
+                    {
+                        "kind": st.sampled_from(["pivoted_cholesky", "random_cholesky", "nystrom"]),
+                        "rank": st.just("auto") | st.integers(1, 10**5),
+                        "seed": st.integers(0, 2**32 - 1),
+                    }
                 ),
                 "reproducible": st.booleans(),
                 "checkpoint": st.none()
                 | st.fixed_dictionaries(
                     {"minutes": POSITIVE, "iterations": st.none() | st.integers(1, 10**6)}
                 ),
+            }
+        ),
+        "predict": st.fixed_dictionaries({"variance": st.just(False)}),
+        "compare": st.fixed_dictionaries(
+            {
+                "methods": st.lists(METHODS, min_size=1, unique=True),
+                "sizes": st.lists(st.integers(1, 10**7), max_size=3, unique=True).map(sorted),
+                "budgets": st.lists(st.integers(1, 10**7), max_size=3, unique=True).map(sorted),
+                "inducing": st.sampled_from(["leading", "random"]),
             }
         ),
         "store": st.fixed_dictionaries({"driver": st.sampled_from(["auto", "mpio", "posix"])}),
@@ -145,7 +166,7 @@ def test_good_decks_round_trip(read, values, flow):
     deck = read(yaml.safe_dump(values, default_flow_style=flow))
     flat = {
         f"{section}.{key}": value
-        for section in ["data", "kernel", "solve", "store", "watchdog"]
+        for section in ["data", "kernel", "solve", "predict", "compare", "store", "watchdog"]
         for key, value in values[section].items()
     }
     assert deck.flat() == {"name": values["name"], "output": values["output"], **flat}

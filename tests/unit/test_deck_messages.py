@@ -132,9 +132,11 @@ def test_one_mistake_gives_one_sentence(problems, section, line, sentence):
         ('output: "\\ud800"', "output: expected Unicode text, got '\\ud800'"),
         ('name: "\\ud800"', "name: expected Unicode text, got '\\ud800'"),
         ('"\\ud800": 1', "expected Unicode text as a key, got '\\ud800'"),
-        ("tile: 12", "tile: expected one of name, output, data, kernel, solve, store, watchdog, "
+        ("tile: 12", "tile: expected one of name, output, data, kernel, solve, predict, "
+         "compare, store, watchdog, "
          "got the unknown key 'tile'; it belongs under 'kernel'"),
-        ("Stroe: {}", "Stroe: expected one of name, output, data, kernel, solve, store, watchdog, "
+        ("Stroe: {}", "Stroe: expected one of name, output, data, kernel, solve, predict, "
+         "compare, store, watchdog, "
          "got the unknown key 'Stroe'; did you mean 'store'?"),
         ("watchdog: 5", "watchdog: expected {minutes: 120} or none, got 5"),
         ("watchdog: {minutes: 0}", "watchdog.minutes: expected a number from 0.01 to 1e6, got 0"),
@@ -155,8 +157,9 @@ def test_mistakes_at_the_top(problems, line, sentence):
 def test_missing_sections_and_keys(problems):
     assert problems("data: {}\nkernel: {kind: ntk}\n") == [
         (1, "data.dataset: expected digits, cifar10 or arrays, got nothing: this key is required"),
-        (1, "solve: expected a mapping {ridge, tolerance, max_iterations, preconditioner, "
-         "reproducible, checkpoint}, got nothing: this key is required"),
+        (1, "solve: expected a mapping {ridge, sizes, method, tolerance, max_iterations, block, "
+         "operator, memory, leave_one_out, evidence, preconditioner, reproducible, checkpoint}, "
+         "got nothing: this key is required"),
         (2, "kernel.layers: expected a preset such as cv8, {preset: fc, depth: 3}, or a list of "
          "layers, got nothing: this key is required"),
     ]  # fmt: skip

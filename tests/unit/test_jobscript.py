@@ -242,9 +242,9 @@ def test_decks_that_share_a_folder_or_want_a_gpu_that_is_not_there(capsys, site,
 def test_memory_and_threads_come_from_the_plan(site, tmp_path):
     job = check(small_deck(tmp_path, kernel={"tile": 9000}))
     layout = lay_out([job], read_site(site()), Request(nodes=2))
-    planned = plan(*job, Nodes(8, 2, 2))
+    planned = plan(*job, Nodes(8, 2, cpus=2))
     rank = max(planned.kernel_memory_per_rank.total, planned.solve_memory_per_rank)
-    assert layout.place == Nodes(8, 2, 2) and layout.place.threads == 2
+    assert layout.place == Nodes(8, 2, cpus=2) and layout.place.threads == 2
     assert 4 * rank < layout.memory < 1.2 * 4 * rank + 4 * 300e6
     small = lay_out([check(small_deck(tmp_path))], read_site(site()), Request(nodes=2))
     assert layout.memory > 2 * small.memory

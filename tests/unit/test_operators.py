@@ -135,13 +135,15 @@ def test_every_source_gives_the_same_bits(kernel, asked, reproducible):
     assert opened.reported == {asked: 21}
 
 
-def test_memory_of_the_deck_counts(kernel):
-    opened = kernel(memory=1e-9)
+def test_memory_of_the_deck_counts(kernel, monkeypatch):
+    monkeypatch.setattr(recomputing, "predicted_seconds", lambda *a: 1e3)
+    opened = kernel(memory=1e-9, preconditioner="none")
     with pytest.raises(UsageError, match=r"the solve needs .* and 1 B is there"):
         opened.products(V)
     need = solve_memory.solve_memory(solve_memory.solve_job(opened.session.deck, 44, 3, 1))
     assert need.tiles == 21 * opened.layout.tile_bytes
-    tight = kernel(memory=(need.least + 10.6 * opened.layout.tile_bytes) * 1e-9)
+    memory = (need.least + 10.6 * opened.layout.tile_bytes) * 1e-9
+    tight = kernel(memory=memory, preconditioner="none")
     tight.products(V)
     assert tight.reported == {"resident": 10, "streamed": 11}
     forced = kernel(memory=(need.total - 1) * 1e-9, operator="resident")

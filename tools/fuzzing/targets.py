@@ -45,7 +45,11 @@ store:
 """
 _METRICS = {"accuracy": 0.9, "mean_squared_error": 0.1}
 _SOLVED = {"ridge": 1e-4, "ridge_absolute": 1e-3, "iterations": [3, 4], "converged": True}
-_SOLVED |= {"true_relative_residual": [1e-9, 1e-9], "status": ["converged", "converged"]}
+_SOLVED |= {
+    "rows": 12,
+    "true_relative_residual": [1e-9, 1e-9],
+    "status": ["converged", "converged"],
+}
 _KERNEL = {"pairs": 1000, "pairs_computed_in_this_run": 10, "seconds": 1.5, "kind": "ntk"}
 _KERNEL |= {"pairs_per_second": 1e3, "engine_share": {"mean": 0.5, "max": 0.6}, "tile": 64}
 _KERNEL |= {"train_rows": 12, "test_rows": 5, "dtype": "float32", "backend": "cpu"}

@@ -73,11 +73,11 @@ def _fitting(item: Item, ground: Ground) -> Fitting:
     if item.method not in LOW_RANK:
         return lambda regression: block_diagonal(regression, budget)
     method = nystrom if item.method == "nystrom" else subset_of_regressors
-    inducing = _inducing(ground, item.rows, budget)
+    inducing = inducing_rows(ground, item.rows, budget)
     return lambda regression: method(regression, inducing)
 
 
-def _inducing(ground: Ground, rows: int, budget: int) -> NDArray[np.int64]:
+def inducing_rows(ground: Ground, rows: int, budget: int) -> NDArray[np.int64]:
     """Choose among the leading rows that are not held out, whether they have labels or not."""
     keep = np.arange(ground.operator.n) < rows
     keep[ground.held] = False

@@ -12,7 +12,7 @@ KERNEL_SOURCES = {
     "float32": "kernels-cpu-20261123-0600.json",
     "float64": "kernels-cpu-20261123-0713.json",
 }
-SOLVE_SOURCE = "solve-cpu-20261123-0734.json"
+SOLVE_SOURCE = "solve-cpu-20261123-1211.json"
 PROCESSOR = "one core of an AMD EPYC with AVX2"
 
 
@@ -55,21 +55,21 @@ KERNEL = {
 
 PRODUCTS = {
     "float32": ProductRates(
-        triangle={10: 4.96e8, 50: 1.71e8},
-        reproducible={10: 4.34e8, 50: 1.59e8},
-        cross={10: 7.36e8, 50: 2.68e8},
-        read=3.94e8,
+        triangle={10: 9.62e8, 50: 2.52e8},
+        reproducible={10: 8.53e8, 50: 2.2e8},
+        cross={10: 1.08e9, 50: 3.67e8},
+        read=3.45e8,
     ),
     "float64": ProductRates(
-        triangle={10: 4.44e8, 50: 1.66e8},
-        reproducible={10: 4.28e8, 50: 1.54e8},
-        cross={10: 6.6e8, 50: 2.73e8},
-        read=1.78e8,
+        triangle={10: 8.47e8, 50: 2.4e8},
+        reproducible={10: 7.7e8, 50: 2.07e8},
+        cross={10: 9.39e8, 50: 3.44e8},
+        read=1.79e8,
     ),
 }
 
 # Entries of one block of vectors a second, all that an iteration does with them beside products.
-VECTORS = 8.35e6
+VECTORS = 1.65e7
 
 
 def product_seconds(rates: dict[int, float], columns: int) -> float:

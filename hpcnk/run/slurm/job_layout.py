@@ -96,7 +96,7 @@ def _place(site: Site, request: Request) -> Nodes:
             f"--ranks-per-node: {ranks} ranks, but a node of {site.name} has {site.cpus} cpus",
             f"ask for at most {site.cpus}",
         )
-    return Nodes(ranks * request.nodes, request.nodes, site.cpus // ranks)
+    return Nodes(ranks * request.nodes, request.nodes, cpus=site.cpus // ranks)
 
 
 def _memory(planned: Plan, place: Place) -> int:
