@@ -26,4 +26,16 @@ def check(path: Path) -> tuple[Deck, Description]:
         shape = " x ".join(map(str, data.input_shape))
         what = f"{error.what} (the data have the shape {shape})"
         raise deck.error_at(("kernel", "layers", *error.path), what, error.advice) from error
+    _check_rows(deck, data.train_rows)
     return deck, data
+
+
+def _check_rows(deck: Deck, rows: int) -> None:
+    """Refuse what needs more training rows than there are. Raises DeckError."""
+    asked, known = deck.solve.preconditioner, f"expected at most {rows}, the training rows"
+    if asked is not None and asked.rank != "auto" and asked.rank > rows:
+        what = f"{known}, got {asked.rank}"
+        raise deck.error_at(("solve", "preconditioner", "rank"), what, "or auto")
+    for i, size in enumerate(deck.solve.sizes):
+        if size > rows:
+            raise deck.error_at(("solve", "sizes", i), f"{known}, got {size}")

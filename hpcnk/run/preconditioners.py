@@ -50,6 +50,11 @@ class LazyPrecondition:
         """Columns of the factor; until it is made those of an earlier one, or 0."""
         return self._made.rank if self._made else self._rank
 
+    @property
+    def factor(self) -> Factor | None:
+        """The factor, None where there is none yet."""
+        return self._made.factor if self._made else None
+
     def low_rank(self) -> LowRank | None:
         """Return the preconditioner, made now if it has to be; None for none. Collective."""
         if self._made is None and self._make is not None:
@@ -71,20 +76,24 @@ def make_preconditioner(
     rank: int | None = None,
     memory: float | None = None,
     pass_seconds: Callable[[int], float] | None = None,
+    known: Factor | None = None,
 ) -> LazyPrecondition:
     """Return what the deck asks for, for these matrices.
 
     `rows`: their rows in words; `rank`: that of an earlier factor, which is made again, the same;
     `memory`: bytes that a rank may take for it where the deck leaves the rank to the program;
     `pass_seconds(columns)`: time of one core for a pass over the kernel, if tiles are not resident.
-    Both must be the same on all ranks. Using it may raise Stopped.
+    Both must be the same on all ranks. `known`: a factor of the same kernel, which is used if it
+    has the rank. Using it may raise Stopped.
     """
     if session.deck.solve.preconditioner is None:
         return LazyPrecondition(None)
 
     def make() -> LowRank:
         start = time.perf_counter()
-        factor = _factor(session, operator, _work(), rank or None, memory)
+        factor = known
+        if factor is None or rank not in (None, 0, factor.rank):
+            factor = _factor(session, operator, _work(), rank or None, memory)
         made = LowRank(operator.spread, operator.sums, factor, row_sets, matrices)
         _between_blocks(session)
         _tell(session, factor, rows, time.perf_counter() - start)
@@ -141,7 +150,7 @@ def nystrom_rank(n: int) -> int:
 
 def _largest(operator: Operator, work: Work, memory: float | None) -> int:
     row_sets = len({matrix.rows for matrix in work.matrices})
-    ranks = operator.spread.comm.size
+    ranks = 1 if operator.sums.ordered else operator.spread.comm.size
     return planned_rank(operator.n, ranks, row_sets, len(set(work.matrices)), memory)
 
 

@@ -100,7 +100,7 @@ def _variances(
     y, _ = read_labels(session.folder.inputs, "train")
     with open_operator(session, kernel, contents) as operator:
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
-        memory = automatic_bytes(least_share(session))
+        memory = automatic_bytes(session.deck, least_share(session))
         parts = (session, operator, columns.row_sets, columns.matrices, "variances")
         near = make_preconditioner(*parts, memory=memory).low_rank()
         made_from = test_contents(session.deck, contents)

@@ -63,13 +63,8 @@ class Columns:
 
 
 def training_sizes(deck: Deck, n: int) -> list[int]:
-    """Return the deck's training-set sizes, rising, the last one n. Raises DeckError."""
-    for i, size in enumerate(deck.solve.sizes):
-        if size > n:
-            raise deck.error_at(
-                ("solve", "sizes", i), f"expected at most {n}, the training rows, got {size}"
-            )
-    return sorted({*deck.solve.sizes, n})
+    """Return the deck's training-set sizes, rising, the last one n."""
+    return sorted({*(size for size in deck.solve.sizes if size < n), n})
 
 
 def columns_of(deck: Deck, y: Array, held: NDArray[np.int64], diagonal: Array) -> Columns:

@@ -101,7 +101,8 @@ def _solve_anew(
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
         earlier = earlier_solution(session, operator.spread, columns, origin)
         which = (ALL, "all training rows")
-        systems = solve_systems(session, operator, columns, which, origin, earlier)
+        factor = validation["factor"] if validation else None
+        systems = solve_systems(session, operator, columns, which, origin, earlier, factor)
         near = systems.precondition.low_rank() if _analysed(session) else None
         found = analyse(session, operator, columns, systems.solution.x, near)
         return _record(session, operator, systems, validation, found, origin)

@@ -17,6 +17,7 @@ from hpcnk.run.preconditioners import LazyPrecondition, make_preconditioner
 from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
 from hpcnk.solve import (
+    Factor,
     Limits,
     Solution,
     Spread,
@@ -65,20 +66,22 @@ def solve_systems(
     which: Which,
     origin: dict[str, str],
     guess: Array | None = None,
+    factor: Factor | None = None,
 ) -> SolvedSystems:
     """Solve for all settings. Collective.
 
     `origin`: what a checkpoint must have been made from. `guess`: this rank's rows of solutions to
-    start from. Raises SolveError, StorageError, Stopped.
+    start from; `factor`: that of an earlier solve of this kernel. Raises SolveError, StorageError,
+    Stopped.
     """
     rows = which[1]
     checkpoints = Checkpoints(session, which[0], origin)
     start = checkpoints.newest(operator.spread, columns.matrices)
     if start is not None:
         session.say(f"solve: {rows}: going on after {len(start['history'])} passes")
-    memory = automatic_bytes(least_share(session))
+    memory = automatic_bytes(session.deck, least_share(session))
     parts = (session, operator, columns.row_sets, columns.matrices, rows)
-    precondition = make_preconditioner(*parts, checkpoints.rank, memory)
+    precondition = make_preconditioner(*parts, checkpoints.rank, memory, known=factor)
     deck = session.deck.solve
     problem = columns.problem(operator.spread.mine, deck.block)
     if deck.method == "dense":

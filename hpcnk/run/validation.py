@@ -48,6 +48,7 @@ def validate(
     summary = systems.summary()
     return {
         "rows": held,
+        "factor": systems.precondition.factor,
         "metrics": metrics,
         "solve": summary,
         "selected": _select(columns, metrics, [entry["converged"] for entry in summary]),

@@ -74,7 +74,7 @@ class LowRank:
         matrices: Sequence[Matrix],
     ) -> None:
         self._spread, self._sums, self._row_sets = spread, sums, row_sets
-        self._factor = factor
+        self.factor = factor
         self._l = factor.rows
         (squares,) = spread.totals(lambda rows: (self._l[rows] ** 2).sum(axis=0))
         self._square = float(squares.sum())  # bounds the square of any column's length
@@ -89,10 +89,10 @@ class LowRank:
     @property
     def rank(self) -> int:
         """Columns of the factor."""
-        return self._factor.rank
+        return self.factor.rank
 
     def _shift(self, matrix: Matrix) -> float:
-        return (matrix.ridge + self._factor.left) or 1.0  # of a zero matrix anything will do
+        return (matrix.ridge + self.factor.left) or 1.0  # of a zero matrix anything will do
 
     def _grams(self, numbers: Sequence[int]) -> dict[int, Array]:
         """Return L_S^T L_S of each row set; one that contains another adds only its own rows."""

@@ -131,12 +131,19 @@ def _rank(deck: Deck, n: int, ranks: int, counts: tuple[int, int], share: int | 
     if asked.rank != "auto":
         return min(n, asked.rank)
     sets, matrices = counts
-    return largest_rank(n, -(-n // ranks), sets, -(-matrices // ranks), automatic_bytes(share))
+    ranks = 1 if deck.solve.reproducible else ranks
+    memory = automatic_bytes(deck, share)
+    return largest_rank(n, -(-n // ranks), sets, -(-matrices // ranks), memory)
 
 
-def automatic_bytes(share: int | None) -> int:
-    """Return what a preconditioner may take on one rank where the deck leaves that open."""
-    return AUTO_BYTES if share is None else min(AUTO_BYTES, share // AUTO_SHARE)
+def automatic_bytes(deck: Deck, share: int | None) -> int:
+    """Return what a preconditioner may take on one rank where the deck leaves that open.
+
+    Bits that do not depend on the ranks need a rank that does not depend on their memory.
+    """
+    if share is None or deck.solve.reproducible:
+        return AUTO_BYTES
+    return min(AUTO_BYTES, share // AUTO_SHARE)
 
 
 def solve_memory(job: SolveJob) -> SolveMemory:
