@@ -29,10 +29,11 @@ constexpr int VECTOR_BYTES = 16;  // SSE2, NEON
 constexpr int VECTOR = VECTOR_BYTES / sizeof(double);
 constexpr int LINE = 2 * VECTOR;  // lanes of a chunk
 
-// A block is 110 KB, a quarter of a small second-level cache. Multiples of all groups below.
+// A block is 110 KB; two of them are half a small second-level cache. Multiples of all groups below.
 constexpr int ROWS = 48;
 constexpr int CHUNKS = 288 / LINE;
 constexpr int STEP = (ROWS + 1) * LINE;  // from chunk to chunk; odd, or all fall into a few cache sets
+constexpr int FETCHED = 2;  // rows from what is widened to what is fetched from memory
 constexpr long long BLOCK = (long long)CHUNKS * STEP;
 
 typedef double Vector __attribute__((vector_size(VECTOR_BYTES)));
@@ -99,30 +100,82 @@ inline void clear(double* p, long long count) {
 constexpr int row_group(int n) { return n == 1 ? 8 : n == 2 ? 6 : n == 3 ? 4 : n == 4 ? 3 : 2; }
 constexpr int chunk_group(int n) { return n == 1 ? 4 : n == 2 ? 3 : n == 3 ? 2 : 1; }
 
-// Where the block comes from.
+// Where a block comes from.
 template <class T> struct Source {
     const T* entries;
     long long stride;
-    int width;
+    int rows, width;
+    const T* row(long long k) const { return entries + k * stride; }
 };
 
-// Lines of the next block: while a call works, it fetches those of its rows or chunk that are the
-// share of its panel, one by one, for only some lines can be under way at a time.
-struct Ahead {
-    const char* start;    // of the next block; null: nothing to fetch
-    long long row_bytes;  // from row to row
-    long long chunk_bytes;
-    int panel, panels;
+// Chunks of one row that an inner loop widens, one between two of its steps.
+template <class T> struct Run {
+    const T *from, *fetched;  // the latter some rows farther on
+    double* to;
+    int count;
+    HPCNK_INLINE void step() {
+        __builtin_prefetch(fetched, 0, 3);
+        HPCNK_UNROLL
+        for (int lane = 0; lane < LINE; lane += VECTOR) store(to + lane, load(from + lane));
+        from += LINE;
+        fetched += LINE;
+        to += STEP;
+    }
 };
 
-// The last chunk of R rows, if it is not full, with zeros after the last entry.
-template <int R, class T> void widen_rest(const Source<T>& source, double* block) {
-    const int full = source.width / LINE, rest = source.width % LINE;
-    for (int r = 0; r < R && rest; ++r)
-        for (int k = 0; k < LINE; ++k)
-            block[full * STEP + r * LINE + k] =
-                k < rest ? double(source.entries[r * source.stride + full * LINE + k]) : 0.0;
-}
+// The next block, widened while the inner loops work on the present one. Its lines are fetched from
+// memory a few rows before: early enough, and not so many that a stride which is a power of two,
+// and so puts them into a few cache sets, makes them push each other out.
+template <class T> class Widening {
+  public:
+    // `after` is the block after it (no rows: none).
+    Widening(const Source<T>& source, const Source<T>& after, double* block)
+        : source_(source), after_(after), block_(block), full_(source.width / LINE),
+          chunks_((long long)source.rows * full_) {}
+
+    // Shares it out over calls of so many steps in all; there are no shares before.
+    void spread(long long steps) { steps_ = steps; }
+
+    // The share of a call of so many steps: at most one chunk a step.
+    Run<T> share(int steps) {
+        const long long even = steps_ > 0 ? (chunks_ * steps + steps_ - 1) / steps_ : 0;
+        steps_ -= steps;
+        return take(int(least(even, steps)));
+    }
+
+    // Widens what the shares have left.
+    void finish() {
+        while (chunks_ > 0)
+            for (Run<T> run = take(full_); run.count > 0; --run.count) run.step();
+        for (int i = 0, rest = source_.width % LINE; i < source_.rows && rest; ++i)
+            for (int k = 0; k < LINE; ++k)
+                block_[full_ * STEP + i * LINE + k] =
+                    k < rest ? double(source_.row(i)[full_ * LINE + k]) : 0.0;
+    }
+
+  private:
+    Run<T> take(int most) {
+        const int start = done_, count = int(least(most, least(full_ - done_, chunks_)));
+        const Run<T> run{source_.row(row_) + start * LINE, fetched() + start * LINE,
+                         block_ + start * STEP + row_ * LINE, count};
+        done_ += count;
+        chunks_ -= count;
+        if (done_ == full_) ++row_, done_ = 0;
+        return run;
+    }
+    const T* fetched() const {
+        const int beyond = row_ + FETCHED - source_.rows;
+        if (beyond < 0) return source_.row(row_ + FETCHED);
+        return after_.rows > 0 ? after_.row(least(beyond, after_.rows - 1)) : source_.row(row_);
+    }
+
+    const Source<T> source_, after_;
+    double* const block_;
+    const int full_;            // chunks of a row without what is less than one
+    long long chunks_;          // to come
+    long long steps_ = 0;
+    int row_ = 0, done_ = 0;    // and the place of the next one: its row, and chunks before it
+};
 
 // sum[m][n] += a(m) * b(n). The fewer are held in registers, the others come one by one: all fit
 // into sixteen registers with the sums. Compilers left alone load again or spill.
@@ -150,35 +203,22 @@ HPCNK_INLINE void multiply(Vector (&sum)[M][N], const A& a, const B& b) {
     }
 }
 
-// R rows of the block times N columns: adds to sums[row][column][lane of a vector]. With WIDEN the
-// rows are taken from the tile and left in the block.
-template <bool WIDEN, int R, int N, class T>
-void rows_times(const Source<T> source, double* block, int chunks, const double* v, double* sums) {
+// R rows of the block times N columns: adds to sums[row][column][lane of a vector].
+template <int R, int N, class T>
+void rows_times(const double* block, int chunks, const double* v, double* sums, Run<T> run) {
     Vector sum[R][N] = {};
-    int k = 0;
-    if (WIDEN) {
-        widen_rest<R>(source, block);
-        const T* entries = source.entries;
-        for (const int full = source.width / LINE; k < full; ++k, block += STEP, v += N * LINE) {
-            HPCNK_UNROLL
-            for (int lane = 0; lane < LINE; lane += VECTOR, entries += VECTOR)
-                multiply(
-                    sum,
-                    [&](int r) HPCNK_LAMBDA {
-                        const Vector wide = load(entries + r * source.stride);
-                        store(block + r * LINE + lane, wide);
-                        return wide;
-                    },
-                    [&](int n) HPCNK_LAMBDA { return load(v + n * LINE + lane); });
-        }
-    }
-    for (; k < chunks; ++k, block += STEP, v += N * LINE) {
+    const auto step = [&]() HPCNK_LAMBDA {
         HPCNK_UNROLL
         for (int lane = 0; lane < LINE; lane += VECTOR)
             multiply(
                 sum, [&](int r) HPCNK_LAMBDA { return load(block + r * LINE + lane); },
                 [&](int n) HPCNK_LAMBDA { return load(v + n * LINE + lane); });
-    }
+        block += STEP;
+        v += N * LINE;
+    };
+    int k = 0;
+    for (const int both = run.count; k < both; ++k) step(), run.step();
+    for (; k < chunks; ++k) step();
     HPCNK_UNROLL
     for (int r = 0; r < R; ++r) {
         HPCNK_UNROLL
@@ -187,33 +227,31 @@ void rows_times(const Source<T> source, double* block, int chunks, const double*
 }
 
 // All rows of the block times N columns.
-template <bool WIDEN, int N, class T>
-void row_panel(Source<T> source, double* block, int rows, int chunks, const double* v, double* sums) {
+template <int N, class T>
+void row_panel(const double* block, int rows, int chunks, const double* v, double* sums,
+               Widening<T>& next) {
     constexpr int R = row_group(N);
     int i = 0;
-    for (; i + R <= rows; i += R) {
-        rows_times<WIDEN, R, N>(source, block + i * LINE, chunks, v, sums + i * N * VECTOR);
-        source.entries += R * source.stride;
-    }
-    for (; i < rows; ++i) {
-        rows_times<WIDEN, 1, N>(source, block + i * LINE, chunks, v, sums + i * N * VECTOR);
-        source.entries += source.stride;
-    }
+    for (; i + R <= rows; i += R)
+        rows_times<R, N>(block + i * LINE, chunks, v, sums + i * N * VECTOR, next.share(chunks));
+    for (; i < rows; ++i)
+        rows_times<1, N>(block + i * LINE, chunks, v, sums + i * N * VECTOR, next.share(chunks));
 }
 
 // M chunks of the block, transposed, times N columns: adds to sums[chunk][column][lane].
-template <int M, int N>
-void chunks_times(const double* block, int rows, const double* v, double* sums, Ahead ahead) {
+template <int M, int N, class T>
+void chunks_times(const double* block, int rows, const double* v, double* sums, Run<T> run) {
     Vector sum[M * 2][N] = {};
-    const char* next = ahead.start + rows * ahead.panel / ahead.panels * ahead.row_bytes;
-    for (int i = 0; i < rows; next += ahead.row_bytes) {
-        HPCNK_UNROLL
-        for (int m = 0; m < M; ++m) __builtin_prefetch(next + m * ahead.chunk_bytes, 0, 2);
-        for (const int stop = int(least(rows, i + ahead.panels)); i < stop; ++i, block += LINE, v += N)
-            multiply(
-                sum, [&](int m) HPCNK_LAMBDA { return load(block + m / 2 * STEP + m % 2 * VECTOR); },
-                [&](int n) HPCNK_LAMBDA { return splat(v + n); });
-    }
+    const auto step = [&]() HPCNK_LAMBDA {
+        multiply(
+            sum, [&](int m) HPCNK_LAMBDA { return load(block + m / 2 * STEP + m % 2 * VECTOR); },
+            [&](int n) HPCNK_LAMBDA { return splat(v + n); });
+        block += LINE;
+        v += N;
+    };
+    int i = 0;
+    for (const int both = run.count; i < both; ++i) step(), run.step();
+    for (; i < rows; ++i) step();
     HPCNK_UNROLL
     for (int m = 0; m < M * 2; ++m) {
         HPCNK_UNROLL
@@ -222,14 +260,23 @@ void chunks_times(const double* block, int rows, const double* v, double* sums, 
 }
 
 // The whole block, transposed, times N columns.
-template <int N>
-void column_panel(const double* block, int rows, int chunks, const double* v, double* sums, Ahead ahead) {
+template <int N, class T>
+void column_panel(const double* block, int rows, int chunks, const double* v, double* sums,
+                  Widening<T>& next) {
     constexpr int M = chunk_group(N);
     int k = 0;
-    for (; k + M <= chunks; k += M, ahead.start += M * ahead.chunk_bytes)
-        chunks_times<M, N>(block + k * STEP, rows, v, sums + k * N * LINE, ahead);
-    for (; k < chunks; ++k, ahead.start += ahead.chunk_bytes)
-        chunks_times<1, N>(block + k * STEP, rows, v, sums + k * N * LINE, ahead);
+    for (; k + M <= chunks; k += M)
+        chunks_times<M, N>(block + k * STEP, rows, v, sums + k * N * LINE, next.share(rows));
+    for (; k < chunks; ++k)
+        chunks_times<1, N>(block + k * STEP, rows, v, sums + k * N * LINE, next.share(rows));
+}
+
+// Steps of the two above.
+constexpr long long row_steps(int n, int rows, int chunks) {
+    return (long long)(rows / row_group(n) + rows % row_group(n)) * chunks;
+}
+constexpr long long column_steps(int n, int rows, int chunks) {
+    return (long long)(chunks / chunk_group(n) + chunks % chunk_group(n)) * rows;
 }
 
 }  // namespace hpcnk

@@ -1,7 +1,7 @@
 // Both products of one tile with many columns: entry points for hpcnk/solve/products.py.
 //
 // A block of the tile is widened to doubles once, in the second-level cache, and serves both
-// products while it is there. Lanes lie along the tile's rows, never along the vectors' columns, so
+// products while it is there; meanwhile the next one is widened, bit by bit. Lanes lie along the tile's rows, never along the vectors' columns, so
 // no number of columns wastes lanes, and a column's sums are in the same order whatever is beside
 // it. Columns go in panels of at most six: as many sums as registers hold and as hide the latency.
 #include "panels.hpp"
@@ -47,14 +47,14 @@ struct Matrix {
 
 // Working memory. Every part has the columns of a panel side by side, in the inner loops' order.
 struct Memory {
-    double *block, *v_rows, *row_sums, *v_columns, *column_sums;
+    double *blocks, *v_rows, *row_sums, *v_columns, *column_sums;
     static long long size(long long chunks, long long columns) {
-        return BLOCK + columns * (ROWS + ROWS * VECTOR + 2 * chunks * LINE) + LINE;
+        return 2 * BLOCK + columns * (ROWS + ROWS * VECTOR + 2 * chunks * LINE) + LINE;
     }
     Memory(double* start, long long chunks, long long columns) {
         const auto misplaced = reinterpret_cast<uintptr_t>(start) / sizeof(double) % LINE;
-        block = start + (LINE - misplaced) % LINE;
-        row_sums = block + BLOCK;
+        blocks = start + (LINE - misplaced) % LINE;
+        row_sums = blocks + 2 * BLOCK;
         v_columns = row_sums + columns * ROWS * VECTOR;
         column_sums = v_columns + columns * chunks * LINE;
         v_rows = column_sums + columns * chunks * LINE;
@@ -133,12 +133,13 @@ template <class T> class Product {
     void run(Matrix v_rows, Matrix v_columns, Matrix rows_out, Matrix columns_out) {
         pack_lanes(panels_, v_columns, tile_.width, chunks_, memory_.v_columns);
         if (!tile_.symmetric) clear(memory_.column_sums, columns_ * chunks_ * LINE);
+        Widening<T>(source({0, 0}), source(after({0, 0})), memory_.blocks).finish();
         for (long long i = 0; i < tile_.height; i += ROWS) {
             const long long rows = least(ROWS, tile_.height - i);
             if (!tile_.symmetric)
                 pack_rows(panels_, v_rows.data + i * v_rows.stride, v_rows.stride, rows, memory_.v_rows);
             clear(memory_.row_sums, columns_ * ROWS * VECTOR);
-            for (long long chunk = 0; chunk < chunks_; chunk += CHUNKS) block(i, rows, chunk);
+            for (long long chunk = 0; chunk < chunks_; chunk += CHUNKS) block({i, chunk});
             add_rows(panels_, memory_.row_sums, rows, rows_out.data + i * rows_out.stride, rows_out.stride);
         }
         if (!tile_.symmetric)
@@ -146,47 +147,71 @@ template <class T> class Product {
     }
 
   private:
-    // Both products of the block at row i, chunk `chunk`; meanwhile the next one is fetched.
-    void block(long long i, long long rows, long long chunk) {
-        const int chunks = int(least(CHUNKS, chunks_ - chunk));
-        Source<T> source{tile_.entries + i * tile_.stride + chunk * LINE, tile_.stride,
-                         int(least(chunks * LINE, tile_.width - chunk * LINE))};
-        Ahead ahead = next(i, chunk, rows, chunks);
+    struct Place {
+        long long row, chunk;
+    };
+    Place after(Place p) const {
+        return p.chunk + CHUNKS < chunks_ ? Place{p.row, p.chunk + CHUNKS} : Place{p.row + ROWS, 0};
+    }
+    // The block at a place; without rows below the tile.
+    Source<T> source(Place p) const {
+        const long long rows = least(ROWS, tile_.height - p.row), first = p.chunk * LINE;
+        if (rows <= 0) return {tile_.entries, tile_.stride, 0, 0};
+        return {tile_.entries + p.row * tile_.stride + first, tile_.stride, int(rows),
+                int(least(CHUNKS * LINE, tile_.width - first))};
+    }
+
+    // Both products of the block at a place; meanwhile the next one is widened.
+    void block(Place place) {
+        const int rows = int(least(ROWS, tile_.height - place.row));
+        const int chunks = int(least(CHUNKS, chunks_ - place.chunk));
+        const double* entries = memory_.blocks + turn_ * BLOCK;
+        turn_ = 1 - turn_;
+        Widening<T> next(source(after(place)), source(after(after(place))),
+                         memory_.blocks + turn_ * BLOCK);
+        const auto [in_rows, in_columns] = steps(rows, chunks);
+        // The second pass bears it better, if it is long enough: four steps for a line of 64 bytes.
+        const bool second = in_columns * 64 >= 4LL * rows * chunks * LINE * (long long)sizeof(T);
+        if (!second) next.spread(in_rows + in_columns);
         for (long long k = 0; k < panels_.count; ++k) {
             const Panel p = panels_[k];
-            const double* v = memory_.v_columns + (p.start * chunks_ + p.count * chunk) * LINE;
+            const double* v = memory_.v_columns + (p.start * chunks_ + p.count * place.chunk) * LINE;
             double* sums = memory_.row_sums + p.start * ROWS * VECTOR;
             with_count(p.count, [&](auto count) {
-                if (k == 0)
-                    row_panel<true, count()>(source, memory_.block, int(rows), chunks, v, sums);
-                else
-                    row_panel<false, count()>(source, memory_.block, int(rows), chunks, v, sums);
+                row_panel<count()>(entries, rows, chunks, v, sums, next);
             });
         }
+        if (second) next.spread(in_columns);
         for (long long k = 0; k < panels_.count && !tile_.symmetric; ++k) {
             const Panel p = panels_[k];
             const double* v = memory_.v_rows + p.start * ROWS;
-            double* sums = memory_.column_sums + (p.start * chunks_ + p.count * chunk) * LINE;
-            ahead.panel = int(k);
+            double* sums = memory_.column_sums + (p.start * chunks_ + p.count * place.chunk) * LINE;
             with_count(p.count, [&](auto count) {
-                column_panel<count()>(memory_.block, int(rows), chunks, v, sums, ahead);
+                column_panel<count()>(entries, rows, chunks, v, sums, next);
             });
         }
+        next.finish();
     }
 
-    // What to fetch while the block at (i, chunk) is worked on.
-    Ahead next(long long i, long long chunk, long long rows, int chunks) const {
-        const bool same = chunk + chunks < chunks_;
-        const long long row = same ? i : i + rows, first = same ? (chunk + chunks) * LINE : 0;
-        const T* start = tile_.entries + row * tile_.stride + first;
-        return {reinterpret_cast<const char*>(start), tile_.stride * (long long)sizeof(T),
-                LINE * (long long)sizeof(T), 0, int(panels_.count)};
+    struct Steps {
+        long long rows, columns;
+    };
+    // Steps of all inner loops for one block: those of A times v, and of its transpose.
+    Steps steps(int rows, int chunks) const {
+        Steps sum{0, 0};
+        for (long long k = 0; k < panels_.count; ++k) {
+            const int n = panels_[k].count;
+            sum.rows += row_steps(n, rows, chunks);
+            if (!tile_.symmetric) sum.columns += column_steps(n, rows, chunks);
+        }
+        return sum;
     }
 
     const Tile<T> tile_;
     const Panels panels_;
     const long long chunks_, columns_;
     const Memory memory_;
+    int turn_ = 0;  // which of the two blocks
 };
 
 template <class T>
