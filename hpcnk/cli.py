@@ -71,8 +71,9 @@ def _build(path: Path) -> None:
     from hpcnk.kernels import find_problems
     from hpcnk.solve import built_products
 
-    backend = read_deck(path, find_problems).kernel.backend
-    if backend == "gpu":
+    deck = read_deck(path, find_problems)
+    backend = deck.kernel.backend
+    if "gpu" in (backend, deck.solve.operator):
         require_device()
     if backend != "reference":
         built_library()

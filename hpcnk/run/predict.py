@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import broadcast, on_root
+from hpcnk.data import Targets
 from hpcnk.errors import SolveError, UsageError
 from hpcnk.report import score
 from hpcnk.run.labels import read_targets
@@ -156,6 +157,13 @@ def _stream(session: Session, layout: Layout, damaged: list[int]) -> Iterator[He
                 yield layout.grid.at(number), entries
 
 
+def _in_own_units(variances: Array, targets: Targets) -> Array:
+    """Return variances (rows,) or (rows, outputs) as those of real targets: (rows, outputs)."""
+    if targets.task == "classification":
+        return variances
+    return (variances if variances.ndim == 2 else variances[:, None]) * targets.std**2
+
+
 def _scored(entry: Results, values: dict[str, float], results: Results) -> str:
     """Say how a setting did."""
     several = len({other["rows"] for other in results["solve"]}) > 1
@@ -172,8 +180,9 @@ def _record(session: Session, product: Array, more: dict[str, Array], results: R
     predictions = [targets.decode(part) for part in product]
     encoded, target = read_labels(folder.inputs, "test")
     arrays = {f"test/{i}": values for i, values in enumerate(predictions)}
+    arrays |= {name: _in_own_units(values, targets) for name, values in more.items()}
     with session.faults.writing("predict", folder.predictions):
-        arrays |= {**more, "test/target": target}
+        arrays |= {"test/target": target}
         write_arrays(folder.predictions, arrays, {"task": targets.task})
     metrics = [score(targets.task, values, target, encoded) for values in predictions]
     session.update_report(**results, test=metrics)

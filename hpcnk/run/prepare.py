@@ -16,6 +16,7 @@ from hpcnk.data import (
 )
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
+from hpcnk.run.duplicates import require_different_rows
 from hpcnk.run.folder import Folder
 from hpcnk.run.needs.prepare_memory import require_prepare_memory
 from hpcnk.run.provenance import inputs_provenance, require_same
@@ -82,6 +83,7 @@ def _prepare(session: Session) -> list[str]:
     session.watchdog.beat()
     write_arrays(path, _arrays(inputs, examples, deck.kernel.dtype), wanted)
     session.events.write("inputs", train=len(inputs.x_train), test=len(inputs.x_test))
+    require_different_rows(session)
     return notes
 
 

@@ -107,9 +107,9 @@ def _mean_diagonal(row_set: RowSet, size: int, diagonal: Array) -> float:
     """Return trace(K)/n of the rows in use."""
     if not row_set.count:
         raise UsageError(
-            f"of the leading {size} training rows none is left with a label: others have none, or "
-            "are held back for validation",
-            "set larger solve.sizes, or data.shuffle: true where the data are sorted",
+            f"of the leading {size} training rows none has a label of one of the outputs and is "
+            "not held back for validation",
+            "set larger solve.sizes, drop the output, or set data.shuffle to true",
         )
     mean = float(diagonal[row_set.keep].mean())
     if not (np.isfinite(mean) and mean > 0):

@@ -99,7 +99,9 @@ def _solve_anew(
         _warn_of_rounding(session, layout)
         validation = validate(session, operator, y, target, origin)
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
-        earlier = earlier_solution(session, operator.spread, columns, origin)
+        earlier = None
+        if session.deck.solve.method == "cg":
+            earlier = earlier_solution(session, operator.spread, columns, origin)
         which = (ALL, "all training rows")
         factor = validation["factor"] if validation else None
         systems = solve_systems(session, operator, columns, which, origin, earlier, factor)

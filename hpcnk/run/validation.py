@@ -86,7 +86,7 @@ def _select(
 
 def edge(ridges: tuple[float, ...], selected: float) -> str:
     """Say so when the best ridge may lie outside the list."""
-    if selected == min(ridges):
+    if selected == min(ridges) and selected > 0:
         return "; it is the smallest of the list: a smaller one may be better"
     if selected == max(ridges):
         return "; it is the largest of the list: a larger one may be better"

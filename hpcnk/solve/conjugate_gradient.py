@@ -289,6 +289,10 @@ class Systems:
             ax = self._plus_ridge(product[:, i : i + 1], matrix, x)
             residuals[:, column : column + 1] = self._problem.b[:, column : column + 1] - ax
         true = _norms(self._spread, residuals[:, columns]) / self._scale[columns]
+        worse = (true > 1) & (self._iterations[columns] == 0)  # a guess that zero is better than
+        self._x[:, columns[worse]] = 0.0
+        residuals[:, columns[worse]] = self._problem.b[:, columns[worse]]
+        true = np.where(worse, 1.0, true)
         gain = true <= 0.5 * self._checked[columns]
         self._gainless[columns] = np.where(gain, 0, self._gainless[columns] + 1)
         self._checked[columns] = np.minimum(self._checked[columns], true)
@@ -305,7 +309,7 @@ class Systems:
         if residual <= self._limits.tolerance:
             return Status.CONVERGED
         if self._status[column] is not None:  # found indefinite before its residual was taken
-            return self._status[column]
+            return Status.INDEFINITE
         if self._iterations[column] >= self._limits.max_iterations:
             return Status.MAX_ITERATIONS
         if self._gainless[column] >= RESTARTS_WITHOUT_GAIN:

@@ -63,7 +63,8 @@ def pivoted_cholesky(
     while growing.wanting:
         observe()
         proposed, taken = growing.add(pivoting, size)
-        if not taken or enough(growing.progress()):
+        progress = growing.progress()
+        if operator.spread.decide(lambda: not taken or enough(progress)):  # noqa: B023
             break
         size = min(most, 2 * size) if 2 * taken > proposed else max(1, size // 2)
     return growing.factor()

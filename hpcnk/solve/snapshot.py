@@ -65,10 +65,13 @@ def _sound(columns: int) -> Mapping[str, Callable[[NDArray[Any]], bool]]:
 
 
 def _misfit_of_columns(snapshot: Snapshot, columns: int) -> str:
-    """A column is left, or it has ended, and then has a status."""
+    """A column is left, without a status or found indefinite, or it has ended and has one."""
     left = snapshot["left"]
     if not np.array_equal(left, np.unique(left)) or not _within(0, columns - 1)(left):
         return f"left lists {left.tolist()!a:.100}, of {columns} columns"
+    going = (NO_STATUS, list(Status).index(Status.INDEFINITE))
+    if not np.isin(snapshot["status"][left], going).all():
+        return "a column that is left has the status of one that has ended"
     ended = np.delete(snapshot["status"], left)
     return "a column has ended without a status" if (ended == NO_STATUS).any() else ""
 

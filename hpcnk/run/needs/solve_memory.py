@@ -37,7 +37,7 @@ FACTORS = 2  # the preconditioner's rows of this rank, and those that they are m
 CORES = 4  # matrices (rank, rank) at work, beside those that stay
 MOST_RANKS = 1 << 20  # no more are thought of
 AUTO_BYTES = 1 << 30  # of a preconditioner whose rank is left to the run, on one rank of MPI
-AUTO_SHARE = 4  # or the memory there is over this, if that is less
+AUTO_SHARE = 8  # or the memory there is over this, if that is less
 STORED = 3  # whole blocks on rank 0 while a state of the solve is written
 PACKED = 250  # rows of vectors beside twice those of a tile that a thread's products pack
 SPARE = 0.95  # share of the memory there is that tiles are put into
@@ -279,7 +279,9 @@ def _advice(job: SolveJob, share: int, resident: bool) -> str:
     rank = largest(job.rank, lambda number: fits(replace(job, rank=number)))
     if rank:
         ways.append(f"set solve.preconditioner.rank to at most {rank}")
-    ways.append("take hosts with more memory, or fewer ranks on each")
+    ways.append(
+        "take hosts with more memory, or fewer ranks on each, or raise solve.memory if it is set"
+    )
     return "; or ".join(ways)
 
 
