@@ -2,6 +2,7 @@
 
 import pytest
 
+from hpcnk.store import read_arrays
 from tests.support.fault_matrix import events
 from tests.support.folders import edit, predictions, report
 from tests.support.mpi import hpcnk
@@ -125,7 +126,11 @@ def test_a_finished_job_solves_nothing_again(done):
 def test_a_damaged_solution_is_found_anew(done):
     deck, folder = done
     before = predictions(folder)[0].tobytes()
-    damage(folder / "solution.h5")
+    path = folder / "solution.h5"
+    (alpha,) = read_arrays(path, "alpha")
+    content = path.read_bytes()
+    assert content.count(alpha.tobytes()) == 1
+    path.write_bytes(content.replace(alpha.tobytes(), (alpha + 1e-9).tobytes()))
     ended = hpcnk(2, "run", deck)
     assert ended.code == 0 and "solved anew, for" in ended.output, ended.output
     assert predictions(folder)[0].tobytes() == before
