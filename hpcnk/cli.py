@@ -80,10 +80,20 @@ def _build(path: Path) -> None:
         built_products()
 
 
-def _build_if_possible(path: Path) -> None:
-    """Build it for stages that need it only if a stored tile turns out to be damaged."""
-    with suppress(BackendError):
-        _build(path)
+def _build_products(path: Path) -> None:
+    """Build what stages need that compute no tiles, but for one that turns out to be damaged.
+
+    Raises BackendError, DeckError.
+    """
+    from hpcnk.deck import read_deck
+    from hpcnk.engine.build import built_library
+    from hpcnk.kernels import find_problems
+    from hpcnk.solve import built_products
+
+    if read_deck(path, find_problems).kernel.backend != "reference":
+        built_products()
+        with suppress(BackendError):
+            built_library()
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -134,7 +144,7 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
     """Return a command that runs these stages in one session."""
 
     def command(options: argparse.Namespace) -> int:
-        build = _build if "kernel" in names else _build_if_possible
+        build = _build if "kernel" in names else _build_products
         build(options.deck)
         from hpcnk.run.check import check
         from hpcnk.run.needs.space import full_disk_explained
