@@ -285,7 +285,8 @@ def gpu(monkeypatch):
     return put
 
 
-def test_a_gpu_is_filled_first(kernel, room, gpu):
+def test_a_gpu_is_filled_first(kernel, room, gpu, monkeypatch):
+    monkeypatch.setattr(recomputing, "predicted_seconds", lambda *a: 1e3)
     expected = kernel(operator="resident").products(V)
     opened = kernel()
     gpu(9, opened.layout)
