@@ -18,6 +18,7 @@ from hpcnk.run.labels import read_targets
 from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
 from hpcnk.run.stored import read_labels
+from hpcnk.run.watched import between_passes
 from hpcnk.solve import (
     Diagonal,
     Estimate,
@@ -79,12 +80,6 @@ def columns_at_once(n: int, solved: int) -> int:
 def distinct(matrices: Sequence[Matrix]) -> list[Matrix]:
     """Return each matrix once, in the order of their first columns."""
     return list(dict.fromkeys(matrices))
-
-
-def between_passes(session: Session) -> None:
-    """Show the watchdog that a pass is over. Raises Stopped when a signal came. Collective."""
-    session.watchdog.beat()
-    session.stop.raise_if_requested(session.comm)
 
 
 def _leave_one_out(

@@ -13,6 +13,7 @@ import numpy as np
 from hpcnk.run.plan.rates import PRODUCTS, product_seconds
 from hpcnk.run.rank_choice import RankChoice, Work, largest_rank
 from hpcnk.run.session import Session
+from hpcnk.run.watched import between_passes
 from hpcnk.solve import (
     Factor,
     Greedy,
@@ -95,7 +96,7 @@ def make_preconditioner(
         if factor is None or rank not in (None, 0, factor.rank):
             factor = _factor(session, operator, _work(), rank or None, memory)
         made = LowRank(operator.spread, operator.sums, factor, row_sets, matrices)
-        _between_blocks(session)
+        between_passes(session)
         _tell(session, factor, rows, time.perf_counter() - start)
         return made
 
@@ -116,7 +117,7 @@ def _factor(
     assert asked is not None
     auto = rank is None and asked.rank == "auto"
     most = _most_columns(operator.n, len(work.matrices))
-    between = lambda: _between_blocks(session)  # noqa: E731
+    between = lambda: between_passes(session)  # noqa: E731
     if auto:
         wanted = _largest(operator, work, memory)
     else:
@@ -162,11 +163,6 @@ def _most_columns(n: int, columns: int) -> int:
 def _resident_pass(session: Session, n: int) -> Callable[[int], float]:
     rates = PRODUCTS[session.deck.kernel.dtype].triangle
     return lambda columns: n**2 / 2 * product_seconds(rates, columns)
-
-
-def _between_blocks(session: Session) -> None:
-    session.watchdog.beat()
-    session.stop.raise_if_requested(session.comm)
 
 
 def _tell(session: Session, factor: Factor, rows: str, seconds: float) -> None:

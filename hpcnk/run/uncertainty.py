@@ -8,10 +8,11 @@ import numpy as np
 
 from hpcnk.comm import agreement, on_root, share_sum
 from hpcnk.errors import UsageError
-from hpcnk.run.analysis import between_passes, columns_at_once, distinct, nearby_of
+from hpcnk.run.analysis import columns_at_once, distinct, nearby_of
 from hpcnk.run.problem import Columns
 from hpcnk.run.provenance import require_same, settings_provenance
 from hpcnk.run.session import Session
+from hpcnk.run.watched import between_passes
 from hpcnk.solve import Limits, Nearby, Operator, Variances, rows_of_tiles, variances
 from hpcnk.solve.spread import Array
 from hpcnk.store import Layout, TileReader, VariancesReader, read_variances_layout

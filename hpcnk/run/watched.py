@@ -15,6 +15,12 @@ from hpcnk.solve.tiles import Array, Sizes, TileSource
 PATIENCE = 5.0  # seconds between two looks for a signal; shorter passes go on to their end
 
 
+def between_passes(session: Session) -> None:
+    """Show the watchdog that work goes on. Raises Stopped when a signal came. Collective."""
+    session.watchdog.beat()
+    session.stop.raise_if_requested(session.comm)
+
+
 class PassWatch:
     """Looks up between the tiles of a pass. After a cut one, `require_whole` raises everywhere."""
 

@@ -215,26 +215,27 @@ def require_solve_memory(session: Session) -> int | None:
     can have. A rank's share is an even one of its host's, or `solve.memory` if that is less.
     """
     n, outputs = read_shape(session.folder.inputs, "y_train")
-    share, ranks = memory_share(session.comm)
-    known = [] if share is None else [share]
-    asked = session.deck.solve.memory
-    known += [] if asked is None else [int(asked * 1e9)]
-    most = least_share(session)
-    job = solve_job(session.deck, n, outputs, session.comm.size, most)
+    share, ranks = _share(session)
+    job = solve_job(session.deck, n, outputs, session.comm.size, least_share(session))
     with agreement(session.comm):
-        if known:
+        if share is not None:
             held = session.deck.solve.operator == "resident"
-            check_solve_memory(job, min(known), ranks, held)
-    return int(SPARE * (min(known) - solve_memory(job).least)) if known else None
+            check_solve_memory(job, share, ranks, held)
+    return None if share is None else int(SPARE * (share - solve_memory(job).least))
 
 
 def least_share(session: Session) -> int | None:
     """Return the least memory that any rank has for the solve, None if unknown. Collective."""
-    share, _ = memory_share(session.comm)
+    shares = session.comm.allgather(_share(session)[0])
+    return min((share for share in shares if share is not None), default=None)
+
+
+def _share(session: Session) -> tuple[int | None, int]:
+    """Return the bytes that this rank can take, None if unknown, and the ranks of its host."""
+    share, ranks = memory_share(session.comm)
     asked = session.deck.solve.memory
-    mine = [share, None if asked is None else int(asked * 1e9)]
-    known = [each for all_of in session.comm.allgather(mine) for each in all_of if each is not None]
-    return min(known, default=None)
+    known = [] if share is None else [share]
+    return min([*known, *([] if asked is None else [int(asked * 1e9)])], default=None), ranks
 
 
 def check_solve_memory(
