@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import agreement
+from hpcnk.errors import StorageError
 from hpcnk.run.repair import repair
 from hpcnk.run.session import Session
+from hpcnk.solve.operator import largest_of
 from hpcnk.solve.streamed import read_ahead, tiles_ahead
 from hpcnk.store import Layout, TileReader
 from hpcnk.tiling import Tile
@@ -26,7 +28,7 @@ def read_all(
     """Read this rank's tiles, give each to `take`; return the seconds that one took. Collective.
 
     Tiles that are damaged are made anew. `take` must copy what it keeps. Raises StorageError for a
-    tile that cannot be repaired, Stopped.
+    tile that cannot be repaired, or holds what is no number; Stopped.
     """
     start, missing = time.perf_counter(), mine
     seconds = 0.0
@@ -53,9 +55,21 @@ def _damaged(session: Session, reader: TileReader, numbers: list[int], take: Tak
             session.watchdog.beat()
             tile = layout.grid.at(number)
             if intact:
-                take(tile, stored[: tile.shape[0], : tile.shape[1]])
+                entries = stored[: tile.shape[0], : tile.shape[1]]
+                _require_finite(layout, number, entries)
+                take(tile, entries)
             else:
                 yield number
+
+
+def _require_finite(layout: Layout, number: int, entries: NDArray[Any]) -> None:
+    if not np.isfinite(largest_of(entries)):
+        raise StorageError(
+            f"tile {number} of {layout.path} holds a value that is not finite, and its checksum is "
+            "right: it was written so",
+            "remove the file and start the same command again; if it comes back, check kernel.layers "
+            "(w_std, b_std) and the scale of the data",
+        )
 
 
 def _to_read(session: Session, layout: Layout, numbers: list[int]) -> Iterator[int]:

@@ -26,6 +26,7 @@ from hpcnk.solve import (
     nystrom,
     pivoted_cholesky,
 )
+from hpcnk.solve.products import make_products
 from hpcnk.solve.spread import Array
 
 BLOCK_BYTES = 1 << 28  # of whole vectors that are taken at once, unless the solve takes more
@@ -95,7 +96,8 @@ def make_preconditioner(
         factor = known
         if factor is None or rank not in (None, 0, factor.rank):
             factor = _factor(session, operator, _work(), rank or None, memory)
-        made = LowRank(operator.spread, operator.sums, factor, row_sets, matrices)
+        products = make_products(session.deck.kernel.backend, session.threads)
+        made = LowRank(operator.spread, operator.sums, factor, row_sets, matrices, products)
         between_passes(session)
         _tell(session, factor, rows, time.perf_counter() - start)
         return made

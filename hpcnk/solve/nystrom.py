@@ -42,7 +42,7 @@ def nystrom(
 
     spread = operator.spread
     vectors = _Vectors(spread, seed, min(rank, operator.n))
-    y = np.empty((spread.count, vectors.count))
+    y = np.empty((spread.count, vectors.count), order="F")
     for columns in vectors.strips(most):
         observe()
         y[:, columns] = operator.apply(vectors.draw(slice(0, spread.count), columns))

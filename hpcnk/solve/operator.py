@@ -76,7 +76,7 @@ class TileOperator:
     def _largest(self) -> float:
         """The largest entry, NaN if there is one. Collective."""
         tiles = (entries for source in self._sources for _, entries in source.tiles(every))
-        mine = max(map(_largest_of, tiles), default=0.0)
+        mine = max(map(largest_of, tiles), default=0.0)
         return SLACK * float(np.max(self.sums.comm.allgather(mine)))
 
     def columns(self, indices: Indices) -> Array:
@@ -135,11 +135,11 @@ def cross_product(
     for tile, entries in tiles:
         with product.addend(tile.rows, v.shape[1]) as rows:
             products.add(entries, True, v[tile.columns], v[tile.columns], rows, rows)
-            if largest < np.inf and not _largest_of(entries) <= largest:
+            if largest < np.inf and not largest_of(entries) <= largest:
                 rows[:] = np.nan  # the sum could overflow
     return product.total()
 
 
-def _largest_of(entries: NDArray[Any]) -> float:
+def largest_of(entries: NDArray[Any]) -> float:
     """Return max |entry|, without a copy of the tile; NaN if one is."""
     return float(np.max([entries.max(), -entries.min()]))

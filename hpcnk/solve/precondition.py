@@ -25,6 +25,7 @@ from hpcnk.comm import Sums, sum_over_ranks
 from hpcnk.solve.cores import Core
 from hpcnk.solve.matrices import Matrix, RowSet
 from hpcnk.solve.operator import SLACK
+from hpcnk.solve.products import Products
 from hpcnk.solve.spread import Array, Spread
 
 ROWS_AT_ONCE = 4096  # of L in one product, where sums need no order
@@ -46,13 +47,14 @@ def identity(parts: Sequence[tuple[Matrix, Array]]) -> list[Array]:
 
 
 class Factor:
-    """L with K ~ L L^T: `rows` (rows of this rank, rank), columns in the order of their weight.
+    """L with K ~ L L^T: `rows` (rows of this rank, rank), columns in the order of their weight,
+    and one after the other in memory.
 
     `left`: the mean of the diagonal of K that it leaves; `share`: of the trace that it explains.
     """
 
     def __init__(self, rows: Array, left: float, share: float = 1.0) -> None:
-        self.rows = rows
+        self.rows = np.asfortranarray(rows)
         self.left = left
         self.share = share
 
@@ -72,8 +74,10 @@ class LowRank:
         factor: Factor,
         row_sets: Sequence[RowSet],
         matrices: Sequence[Matrix],
+        products: Products,
     ) -> None:
         self._spread, self._sums, self._row_sets = spread, sums, row_sets
+        self._products = products
         self.factor = factor
         self._l = factor.rows
         (squares,) = spread.totals(lambda rows: (self._l[rows] ** 2).sum(axis=0))
@@ -129,16 +133,19 @@ class LowRank:
         residuals = np.concatenate([r for _, r in parts], axis=1)
         widths = [r.shape[1] for _, r in parts]
         matrices = [matrix for matrix, _ in parts]
-        weights = self._solve(matrices, widths, self._project(residuals))
+        weights = -self._solve(matrices, widths, self._project(residuals))
         for rows in self._parts():
-            residuals[rows] -= self._l[rows] @ weights
+            self._products.add_transposed(self._l[rows].T, weights, residuals[rows])
         return list(map(self._scaled, matrices, _split(residuals, widths)))
 
     def _project(self, residuals: Array) -> Array:
         """Return L^T r, (rank, columns), on all ranks."""
-        begun = self._sums.begin((self.rank, residuals.shape[1]), lambda: self._bound(residuals))
-        for part in self._parts():
-            begun.add(slice(None), self._l[part].T @ residuals[part])
+        columns = residuals.shape[1]
+        begun = self._sums.begin((self.rank, columns), lambda: self._bound(residuals))
+        for rows in self._parts():
+            part = residuals[rows]
+            with begun.addend(slice(0, self.rank), columns) as addend:
+                self._products.add(self._l[rows].T, True, part, part, addend, addend)
         return begun.total()
 
     def _bound(self, residuals: Array) -> Array:

@@ -54,6 +54,9 @@ class Products(Protocol):
         serves both, so `v_rows` and `columns_out` are not looked at.
         """
 
+    def add_transposed(self, entries: NDArray[Any], v_rows: Array, columns_out: Array) -> None:
+        """Add A^T v_rows to columns_out; the arrays are those of `add`."""
+
 
 class PlainProducts:
     """Products by NumPy: strips of a tile are widened and given to BLAS."""
@@ -72,6 +75,11 @@ class PlainProducts:
             rows_out[part] += strip @ v_columns
             if not symmetric:
                 columns_out += strip.T @ v_rows[part]
+
+    def add_transposed(self, entries: NDArray[Any], v_rows: Array, columns_out: Array) -> None:
+        """Add the product of a transposed tile, see Products."""
+        for part, strip in _strips(entries):
+            columns_out += strip.T @ v_rows[part]
 
 
 class CompiledProducts:
@@ -93,9 +101,16 @@ class CompiledProducts:
         """Add the products of one tile, see Products. Raises UsageError for other arrays."""
         if symmetric:
             v_rows, columns_out = rows_out, v_columns  # never read or written
-        _check(entries, v_rows, v_columns, rows_out, columns_out)
-        whole = _Work(entries, symmetric, v_rows, v_columns, rows_out, columns_out)
-        if not entries.size or not v_columns.shape[1]:
+        self._add(_Work(entries, True, not symmetric, v_rows, v_columns, rows_out, columns_out))
+
+    def add_transposed(self, entries: NDArray[Any], v_rows: Array, columns_out: Array) -> None:
+        """Add the product of a transposed tile, see Products. Raises UsageError likewise."""
+        v_columns, rows_out = columns_out, v_rows  # never read or written
+        self._add(_Work(entries, False, True, v_rows, v_columns, rows_out, columns_out))
+
+    def _add(self, whole: _Work) -> None:
+        whole.check()
+        if not whole.entries.size or not whole.v_columns.shape[1]:
             return
         parts = whole.parts()
         if self.threads == 1:
@@ -104,7 +119,7 @@ class CompiledProducts:
         elif len(parts) < self.threads:
             self._by_columns(parts)
         else:
-            self._by_rows(parts, columns_out)
+            self._by_rows(parts, whole.columns_out)
 
     def _by_columns(self, parts: Sequence[_Work]) -> None:
         """Give each thread some of the columns."""
@@ -122,11 +137,11 @@ class CompiledProducts:
         """Give each thread one part at a time, with sums of its own for the tile's columns."""
         for start in range(0, len(parts), self.threads):
             running = parts[start : start + self.threads]
-            if not running[0].symmetric:
+            if running[0].down:
                 running = [part.with_own_sums() for part in running]
             for_each(self._library.add, running, self.threads)
             for part in running:
-                if not part.symmetric:
+                if part.down:
                     columns_out += part.columns_out
 
 
@@ -142,14 +157,40 @@ def built_products() -> Path:
 
 @dataclass(frozen=True)
 class _Work:
-    """Arguments of `Products.add`."""
+    """Arguments of `Products.add`: of the product `across` the tile, and that of its transpose."""
 
     entries: NDArray[Any]
-    symmetric: bool
+    across: bool
+    down: bool
     v_rows: Array
     v_columns: Array
     rows_out: Array
     columns_out: Array
+
+    def check(self) -> None:
+        """Raise UsageError unless shapes and types fit."""
+        entries = self.entries
+        height, width = entries.shape
+        columns = self.v_columns.shape[1]
+        for array, rows in (
+            (self.v_rows, height),
+            (self.v_columns, width),
+            (self.rows_out, height),
+            (self.columns_out, width),
+        ):
+            if array.shape != (rows, columns) or array.dtype != np.float64 or not _in_rows(array):
+                raise UsageError(
+                    f"a vector or product of {array.shape} in {array.dtype}, a tile of "
+                    f"{entries.shape}: expected {(rows, columns)} in float64, numbers of a row "
+                    "beside each other",
+                    "give np.ascontiguousarray(...) of the rows that belong to the tile",
+                )
+        if entries.dtype not in (np.float32, np.float64) or not _in_rows(entries):
+            raise UsageError(
+                f"a tile in {entries.dtype} with strides {entries.strides}: expected float32 or "
+                "float64, numbers of a row beside each other",
+                "give np.ascontiguousarray(...) of it",
+            )
 
     def parts(self) -> list[_Work]:
         """Cut by rows, the same for any number of columns and threads."""
@@ -163,7 +204,8 @@ class _Work:
     def _rows(self, rows: slice) -> _Work:
         return _Work(
             self.entries[rows],
-            self.symmetric,
+            self.across,
+            self.down,
             self.v_rows[rows],
             self.v_columns,
             self.rows_out[rows],
@@ -173,13 +215,13 @@ class _Work:
     def with_columns(self, group: slice) -> _Work:
         """Return the work on some columns of the vectors."""
         arrays = (self.v_rows, self.v_columns, self.rows_out, self.columns_out)
-        return _Work(self.entries, self.symmetric, *(array[:, group] for array in arrays))
+        return _Work(self.entries, self.across, self.down, *(array[:, group] for array in arrays))
 
     def with_own_sums(self) -> _Work:
         """Return the work with new sums for the tile's columns."""
         sums = np.zeros(self.columns_out.shape)
         arrays = (self.v_rows, self.v_columns, self.rows_out, sums)
-        return _Work(self.entries, self.symmetric, *arrays)
+        return _Work(self.entries, self.across, self.down, *arrays)
 
 
 class _Library:
@@ -193,7 +235,7 @@ class _Library:
         self._products = {}
         for name in ("float32", "float64"):
             product = library[f"hpcnk_product_{name}"]
-            sizes: list[Any] = [c_longlong, c_longlong, c_int, c_longlong]
+            sizes: list[Any] = [c_longlong, c_longlong, c_int, c_int, c_longlong]
             product.argtypes, product.restype = [*matrix, *sizes, *matrix * 4, c_void_p], None
             self._products[name] = product
 
@@ -202,9 +244,9 @@ class _Library:
         (height, width), columns = work.entries.shape, work.v_columns.shape[1]
         memory = np.empty(self._memory(width, columns))
         self._products[work.entries.dtype.name](
-            *_matrix(work.entries), height, width, work.symmetric, columns, *_matrix(work.v_rows),
-            *_matrix(work.v_columns), *_matrix(work.rows_out), *_matrix(work.columns_out),
-            memory.ctypes.data,
+            *_matrix(work.entries), height, width, work.across, work.down, columns,
+            *_matrix(work.v_rows), *_matrix(work.v_columns), *_matrix(work.rows_out),
+            *_matrix(work.columns_out), memory.ctypes.data,
         )  # fmt: skip
 
 
@@ -225,32 +267,6 @@ def _loaded(path: Path) -> ctypes.CDLL:
 def _matrix(array: NDArray[Any]) -> tuple[int, int]:
     """Return a matrix's address, and the numbers from one row to the next."""
     return array.ctypes.data, array.strides[0] // array.itemsize
-
-
-def _check(
-    entries: NDArray[Any], v_rows: Array, v_columns: Array, rows_out: Array, columns_out: Array
-) -> None:
-    height, width = entries.shape
-    columns = v_columns.shape[1]
-    for array, rows in (
-        (v_rows, height),
-        (v_columns, width),
-        (rows_out, height),
-        (columns_out, width),
-    ):
-        if array.shape != (rows, columns) or array.dtype != np.float64 or not _in_rows(array):
-            raise UsageError(
-                f"a vector or product of {array.shape} in {array.dtype}, a tile of "
-                f"{entries.shape}: expected {(rows, columns)} in float64, numbers of a row "
-                "beside each other",
-                "give np.ascontiguousarray(...) of the rows that belong to the tile",
-            )
-    if entries.dtype not in (np.float32, np.float64) or not _in_rows(entries):
-        raise UsageError(
-            f"a tile in {entries.dtype} with strides {entries.strides}: expected float32 or "
-            "float64, numbers of a row beside each other",
-            "give np.ascontiguousarray(...) of it",
-        )
 
 
 def _in_rows(array: NDArray[Any]) -> bool:

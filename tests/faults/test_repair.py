@@ -6,9 +6,11 @@ import sys
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from hpcnk.store import read_layout
 from hpcnk.store.attributes import write_attributes
+from hpcnk.store.files import checksum
 from tests.support.folders import digest, predictions, report
 from tests.support.mpi import hpcnk, launch
 
@@ -134,3 +136,24 @@ def test_tiles_of_two_codes_are_not_mixed(unsolved, same):
     ended = hpcnk(2, "solve", deck)
     assert ended.code == (0 if same else 74), ended.output
     assert same or "was made by hpcnk 0.0.1+old" in ended.output, ended.output
+
+
+@pytest.mark.parametrize("solver", ["random_cholesky", "nystrom", "dense"])
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_number_that_is_none_is_refused_though_its_checksum_is_right(unsolved, ranks, solver):
+    deck, folder = unsolved
+    layout = read_layout(folder / "kernel.h5")
+    with h5py.File(layout.path, "r+") as file:
+        tile = file["tiles"][2]
+        tile[0, 1] = np.nan
+        file["tiles"][2] = tile
+        file["checksums"][2] = checksum(tile)
+    text = deck.read_text()
+    chosen = {"method": "dense"} if solver == "dense" else {"preconditioner": {"kind": solver}}
+    asked = yaml.safe_load(text)
+    asked["solve"] = {**asked["solve"], **chosen}
+    deck.write_text(yaml.safe_dump(asked))
+    ended = hpcnk(ranks, "solve", deck)
+    assert ended.code == 74, ended.output
+    assert "tile 2 of" in ended.output and "not finite" in ended.output
+    assert "Traceback" not in ended.output

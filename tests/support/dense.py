@@ -75,7 +75,9 @@ def systems(y, ridges, row_sets=None, block=True):
 def low_rank(operator, problem, rank, pivoting=None):
     """The preconditioner of a problem's matrices, greedy unless told otherwise."""
     factor = pivoted_cholesky(operator, rank, pivoting or Greedy())
-    return LowRank(operator.spread, operator.sums, factor, problem.row_sets, problem.matrices)
+    return LowRank(
+        operator.spread, operator.sums, factor, problem.row_sets, problem.matrices, PlainProducts()
+    )
 
 
 def kernel_matrix(n, seed=0):

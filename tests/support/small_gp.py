@@ -6,7 +6,15 @@ import numpy as np
 
 from hpcnk.engine import make_engine
 from hpcnk.kernels import parse
-from hpcnk.solve import Diagonal, Greedy, LowRank, Matrix, leading_rows, pivoted_cholesky
+from hpcnk.solve import (
+    Diagonal,
+    Greedy,
+    LowRank,
+    Matrix,
+    PlainProducts,
+    leading_rows,
+    pivoted_cholesky,
+)
 from hpcnk.tiling import TriangleGrid, deal
 from tests.support.dense import tile_operator
 
@@ -50,7 +58,7 @@ def nearby_of(operator, sets, wanted, rank):
     if not rank:
         return Diagonal(operator.spread, operator.diagonal(), sets)
     factor = pivoted_cholesky(operator, rank, Greedy())
-    return LowRank(operator.spread, operator.sums, factor, sets, wanted)
+    return LowRank(operator.spread, operator.sums, factor, sets, wanted, PlainProducts())
 
 
 def dense(k, sets, matrix):

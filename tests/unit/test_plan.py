@@ -105,7 +105,9 @@ def test_vectors_of_the_solver_take_what_is_planned(sums):
     everything = [leading_rows(n, n)]
     matrices = [Matrix(0, 10.0 ** (1 - i / 6)) for i in range(ridges) for _ in range(outputs)]
     factor = pivoted_cholesky(operator, 10, Greedy())
-    low_rank = LowRank(operator.spread, operator.sums, factor, everything, matrices)
+    low_rank = LowRank(
+        operator.spread, operator.sums, factor, everything, matrices, PlainProducts()
+    )
     peaks = []
     for precondition in (identity, low_rank):
         tracemalloc.start()

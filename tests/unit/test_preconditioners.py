@@ -1,5 +1,6 @@
 """Low-rank preconditioners against dense algebra, and the choice of their pivots and rank."""
 
+from functools import partial
 from itertools import permutations
 
 import numpy as np
@@ -7,14 +8,17 @@ import pytest
 from scipy.stats import chisquare
 
 from hpcnk.comm import FixedPointSums
+from hpcnk.errors import BackendError
 from hpcnk.run.plan.rates import PRODUCTS, product_seconds
 from hpcnk.run.rank_choice import RankChoice, Work, largest_rank
 from hpcnk.solve import (
+    CompiledProducts,
     Factor,
     Greedy,
     Limits,
     LowRank,
     Matrix,
+    PlainProducts,
     Progress,
     Random,
     all_rows,
@@ -27,6 +31,7 @@ from hpcnk.solve.cores import Core
 from tests.support.dense import SUMS, DenseOperator, Single, kernel_matrix, systems
 
 N = 300
+PLAIN = PlainProducts()
 MAKERS = {
     "greedy": lambda operator, rank: pivoted_cholesky(operator, rank, Greedy()),
     "random": lambda operator, rank: pivoted_cholesky(operator, rank, Random(3)),
@@ -54,8 +59,15 @@ def dense_of(factor, row_set, matrix):
     return l @ l.T + (matrix.ridge + factor.left) * np.eye(len(l))
 
 
-def test_it_is_the_inverse_on_each_row_set(make):
+@pytest.mark.parametrize(
+    "products", (PlainProducts, partial(CompiledProducts, 1), partial(CompiledProducts, 2))
+)
+def test_it_is_the_inverse_on_each_row_set(make, products):
     """Nested sets, one of which another contains, and masks that overlap."""
+    try:
+        products = products()
+    except BackendError as error:
+        pytest.skip(error.what)
     operator = DenseOperator(kernel_matrix(N))
     mask = np.random.default_rng(0).random(N) < 0.7
     sets = [
@@ -66,7 +78,7 @@ def test_it_is_the_inverse_on_each_row_set(make):
     ]
     matrices = [Matrix(s, ridge) for s in range(4) for ridge in (0.0, 1e-3, 1.0)]
     factor = make(operator, 40)
-    precondition = LowRank(operator.spread, SUMS, factor, sets, matrices)
+    precondition = LowRank(operator.spread, SUMS, factor, sets, matrices, products)
     b = np.random.default_rng(1).normal(size=(N, 3))
     parts = [(m, np.where(sets[m.rows].keep[:, None], b, 0.0)) for m in matrices]
     for (matrix, right), found in zip(parts, precondition(parts), strict=True):
@@ -89,7 +101,7 @@ def test_sums_in_fixed_point_give_the_same():
     factor, sets, matrices = MAKERS["random"](operator, 30), [all_rows(N)], [Matrix(0, 1e-2)]
     part = [(matrices[0], np.random.default_rng(1).normal(size=(N, 2)))]
     found = [
-        LowRank(operator.spread, sums, factor, sets, matrices)(part)[0]
+        LowRank(operator.spread, sums, factor, sets, matrices, PLAIN)(part)[0]
         for sums in (SUMS, FixedPointSums(Single()))
     ]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-8)
@@ -222,7 +234,7 @@ def test_it_is_finite_and_positive_whatever_comes(make, name, ridge):
     operator, matrix = DenseOperator(k), Matrix(0, ridge)
     factor = make(operator, 200)
     assert factor.rank <= 120
-    precondition = LowRank(operator.spread, SUMS, factor, [all_rows(120)], [matrix])
+    precondition = LowRank(operator.spread, SUMS, factor, [all_rows(120)], [matrix], PLAIN)
     b = np.random.default_rng(0).normal(size=(120, 4))
     (found,) = precondition([(matrix, b)])
     assert np.isfinite(found).all()
@@ -257,7 +269,7 @@ def test_it_saves_passes(make):
     k, y = kernel_matrix(N), np.random.default_rng(0).normal(size=(N, 3))
     problem, operator = systems(y, [1e-4]), DenseOperator(k)
     precondition = LowRank(
-        operator.spread, SUMS, make(operator, 60), problem.row_sets, problem.matrices
+        operator.spread, SUMS, make(operator, 60), problem.row_sets, problem.matrices, PLAIN
     )
     passes = [
         conjugate_gradient(operator, problem, p, Limits(1e-8, 2000)).passes
@@ -275,7 +287,12 @@ def test_the_shift_follows_what_is_left():
     passes = []
     for left in (factor.left, 1e-12):
         low = LowRank(
-            operator.spread, SUMS, Factor(factor.rows, left), problem.row_sets, problem.matrices
+            operator.spread,
+            SUMS,
+            Factor(factor.rows, left),
+            problem.row_sets,
+            problem.matrices,
+            PLAIN,
         )
         passes.append(conjugate_gradient(operator, problem, low, Limits(1e-8, 2000)).passes)
     assert passes[0] <= passes[1] / 2

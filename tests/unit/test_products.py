@@ -84,6 +84,32 @@ def test_products_of_any_shape(compiled, height, width, columns, dtype, symmetri
     check(compiled, problem(height, width, columns, dtype, seed), symmetric)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("threads", (1, 2))
+def test_the_transposed_product_alone(compiled, shape, dtype, threads, monkeypatch):
+    """The same bytes as beside the other product; rows of parts are in the same order."""
+    monkeypatch.setattr(module, "PART_ROWS", 48)
+    for columns in COLUMNS:
+        tile, v_rows, *_, below = arguments = problem(*shape, columns, dtype)
+        wide, bound = tile.astype(np.float64), bounds(*arguments)[1]
+        both = added(compiled, False, *arguments)[1]
+        for products in (CompiledProducts(threads), PlainProducts()):
+            found, before = below.copy(), v_rows.copy()
+            products.add_transposed(tile, v_rows, found)
+            assert (np.abs(found - (below + wide.T @ v_rows)) <= bound).all()
+            assert np.array_equal(v_rows, before)
+            if isinstance(products, CompiledProducts):
+                assert found.tobytes() == both.tobytes()
+
+
+def test_transposed_other_arrays_are_refused(compiled):
+    tile, v_rows, _, _, below = problem(6, 8, 2)
+    for bad in ((tile[:5], v_rows, below), (tile, below, v_rows), (tile, v_rows[:, :1], below)):
+        with pytest.raises(UsageError, match="expected"):
+            compiled.add_transposed(*bad)
+
+
 @pytest.mark.parametrize("columns", (1, 5, 13, 40))
 @pytest.mark.parametrize("threads", (2, 3))
 def test_threads_change_nothing(compiled, columns, threads, monkeypatch):
@@ -100,7 +126,7 @@ def test_threads_change_nothing(compiled, columns, threads, monkeypatch):
 def test_parts_do_not_depend_on_the_columns(monkeypatch):
     monkeypatch.setattr(module, "PART_ROWS", 48)
     for height, count in ((47, 1), (96, 2), (290, 4), (1000, 7)):
-        work = module._Work(np.zeros((height, 3)), True, *[np.zeros((height, 2))] * 4)
+        work = module._Work(np.zeros((height, 3)), True, False, *[np.zeros((height, 2))] * 4)
         heights = [len(part.entries) for part in work.parts()]
         assert (sum(heights), len(heights)) == (height, count)
         assert all(rows % module.BLOCK_ROWS == 0 for rows in heights[:-1])
@@ -186,6 +212,7 @@ def test_the_plain_and_the_compiled_are_two(compiled):
     assert isinstance(make_products("reference", 2), PlainProducts)
     assert isinstance(make_products("cpu", 2), CompiledProducts)
     assert CompiledProducts.add is not PlainProducts.add
+    assert CompiledProducts.add_transposed is not PlainProducts.add_transposed
 
 
 def test_the_library_has_a_name_of_its_own(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcnk.comm import FloatSums, world
 from hpcnk.solve import (
+    CompiledProducts,
     LowRank,
     Matrix,
     PlainProducts,
@@ -58,7 +59,8 @@ def measure() -> dict[str, Any]:
     made = seconds(lambda: pivoted_cholesky(kernel, RANK, Random(0)))
 
     def low_rank() -> LowRank:
-        return LowRank(kernel.spread, kernel.sums, factor, [all_rows(ROWS)], [matrix])
+        products = CompiledProducts(1)
+        return LowRank(kernel.spread, kernel.sums, factor, [all_rows(ROWS)], [matrix], products)
 
     operations = 2.0 * ROWS * RANK**2 + RANK**3 / 3
     building = operations / (made - ROWS * RANK / columns + seconds(low_rank))

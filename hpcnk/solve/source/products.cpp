@@ -36,7 +36,7 @@ class Panels {
 template <class T> struct Tile {
     const T* entries;
     long long stride, height, width;
-    bool symmetric;
+    bool across, down;  // which products: of the tile with v_columns, of its transpose with v_rows
     long long chunks() const { return (width + LINE - 1) / LINE; }
 };
 
@@ -131,18 +131,20 @@ template <class T> class Product {
           memory_(memory, chunks_, columns) {}
 
     void run(Matrix v_rows, Matrix v_columns, Matrix rows_out, Matrix columns_out) {
-        pack_lanes(panels_, v_columns, tile_.width, chunks_, memory_.v_columns);
-        if (!tile_.symmetric) clear(memory_.column_sums, columns_ * chunks_ * LINE);
+        if (tile_.across) pack_lanes(panels_, v_columns, tile_.width, chunks_, memory_.v_columns);
+        if (tile_.down) clear(memory_.column_sums, columns_ * chunks_ * LINE);
         Widening<T>(source({0, 0}), source(after({0, 0})), memory_.blocks).finish();
         for (long long i = 0; i < tile_.height; i += ROWS) {
             const long long rows = least(ROWS, tile_.height - i);
-            if (!tile_.symmetric)
+            if (tile_.down)
                 pack_rows(panels_, v_rows.data + i * v_rows.stride, v_rows.stride, rows, memory_.v_rows);
-            clear(memory_.row_sums, columns_ * ROWS * VECTOR);
+            if (tile_.across) clear(memory_.row_sums, columns_ * ROWS * VECTOR);
             for (long long chunk = 0; chunk < chunks_; chunk += CHUNKS) block({i, chunk});
-            add_rows(panels_, memory_.row_sums, rows, rows_out.data + i * rows_out.stride, rows_out.stride);
+            if (tile_.across)
+                add_rows(panels_, memory_.row_sums, rows, rows_out.data + i * rows_out.stride,
+                         rows_out.stride);
         }
-        if (!tile_.symmetric)
+        if (tile_.down)
             add_lanes(panels_, memory_.column_sums, tile_.width, chunks_, columns_out);
     }
 
@@ -173,7 +175,7 @@ template <class T> class Product {
         // The second pass bears it better, if it is long enough: four steps for a line of 64 bytes.
         const bool second = in_columns * 64 >= 4LL * rows * chunks * LINE * (long long)sizeof(T);
         if (!second) next.spread(in_rows + in_columns);
-        for (long long k = 0; k < panels_.count; ++k) {
+        for (long long k = 0; k < panels_.count && tile_.across; ++k) {
             const Panel p = panels_[k];
             const double* v = memory_.v_columns + (p.start * chunks_ + p.count * place.chunk) * LINE;
             double* sums = memory_.row_sums + p.start * ROWS * VECTOR;
@@ -182,7 +184,7 @@ template <class T> class Product {
             });
         }
         if (second) next.spread(in_columns);
-        for (long long k = 0; k < panels_.count && !tile_.symmetric; ++k) {
+        for (long long k = 0; k < panels_.count && tile_.down; ++k) {
             const Panel p = panels_[k];
             const double* v = memory_.v_rows + p.start * ROWS;
             double* sums = memory_.column_sums + (p.start * chunks_ + p.count * place.chunk) * LINE;
@@ -201,8 +203,8 @@ template <class T> class Product {
         Steps sum{0, 0};
         for (long long k = 0; k < panels_.count; ++k) {
             const int n = panels_[k].count;
-            sum.rows += row_steps(n, rows, chunks);
-            if (!tile_.symmetric) sum.columns += column_steps(n, rows, chunks);
+            if (tile_.across) sum.rows += row_steps(n, rows, chunks);
+            if (tile_.down) sum.columns += column_steps(n, rows, chunks);
         }
         return sum;
     }
@@ -215,25 +217,23 @@ template <class T> class Product {
 };
 
 template <class T>
-void product(const T* entries, long long stride, long long height, long long width, int symmetric,
-             long long columns, Matrix v_rows, Matrix v_columns, Matrix rows_out, Matrix columns_out,
-             double* memory) {
-    Product<T>({entries, stride, height, width, symmetric != 0}, columns, memory)
-        .run(v_rows, v_columns, rows_out, columns_out);
+void product(const Tile<T>& tile, long long columns, Matrix v_rows, Matrix v_columns,
+             Matrix rows_out, Matrix columns_out, double* memory) {
+    Product<T>(tile, columns, memory).run(v_rows, v_columns, rows_out, columns_out);
 }
 
 }  // namespace
 
 #define HPCNK_PRODUCT(T, name)                                                                      \
     void hpcnk_product_##name(const T* entries, long long stride, long long height,                 \
-                              long long width, int symmetric, long long columns, double* v_rows,    \
-                              long long v_rows_stride, double* v_columns,                           \
+                              long long width, int across, int down, long long columns,             \
+                              double* v_rows, long long v_rows_stride, double* v_columns,           \
                               long long v_columns_stride, double* rows_out,                         \
                               long long rows_out_stride, double* columns_out,                       \
                               long long columns_out_stride, double* memory) {                       \
-        product<T>(entries, stride, height, width, symmetric, columns, {v_rows, v_rows_stride},     \
-                   {v_columns, v_columns_stride}, {rows_out, rows_out_stride},                      \
-                   {columns_out, columns_out_stride}, memory);                                      \
+        product<T>({entries, stride, height, width, across != 0, down != 0}, columns,               \
+                   {v_rows, v_rows_stride}, {v_columns, v_columns_stride},                          \
+                   {rows_out, rows_out_stride}, {columns_out, columns_out_stride}, memory);         \
     }
 
 extern "C" {

@@ -8,6 +8,7 @@ from hpcnk.solve import (
     Greedy,
     LowRank,
     Matrix,
+    PlainProducts,
     Random,
     all_rows,
     leading_rows,
@@ -35,7 +36,7 @@ def found(make, sums):
     comm = sums.comm
     operator = tile_operator(sums, kernel_matrix(N), GRID, deal(GRID, comm.size, comm.rank))
     spread, factor = operator.spread, make(operator)
-    precondition = LowRank(spread, sums, factor, SETS, MATRICES)
+    precondition = LowRank(spread, sums, factor, SETS, MATRICES, PlainProducts())
     b = np.random.default_rng(0).normal(size=(N, 2))[spread.mine]
     kept = [SETS[matrix.rows].keep[spread.mine, None] for matrix in MATRICES]
     parts = [(matrix, np.where(keep, b, 0.0)) for matrix, keep in zip(MATRICES, kept, strict=True)]

@@ -13,6 +13,7 @@ import scipy.linalg  # noqa: F401 - or the first solve would wait for it
 
 from hpcnk.comm.world import Communicator
 from hpcnk.solve import (
+    CompiledProducts,
     Factor,
     Greedy,
     Limits,
@@ -29,7 +30,7 @@ from hpcnk.solve import (
     nystrom,
     pivoted_cholesky,
 )
-from tools.bench.systems.held import Answer, peak_megabytes, quickest, resident
+from tools.bench.systems.held import THREADS, Answer, peak_megabytes, quickest, resident
 from tools.bench.systems.kernels import targets
 
 FACTORS: dict[str, Callable[[Operator, int], Factor]] = {
@@ -79,7 +80,14 @@ def _solve(
     precondition = identity
     if kind:
         factor = FACTORS[kind](operator, rank)
-        precondition = LowRank(spread, operator.sums, factor, problem.row_sets, problem.matrices)
+        precondition = LowRank(
+            spread,
+            operator.sums,
+            factor,
+            problem.row_sets,
+            problem.matrices,
+            CompiledProducts(THREADS),
+        )
     set_up = max(spread.comm.allgather(time.perf_counter() - began))
     began = time.perf_counter()
     watch = partial(_watch, spread.comm, began + limit)
