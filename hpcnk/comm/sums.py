@@ -33,7 +33,12 @@ LOW_BITS = 40
 
 
 class Sum(Protocol):
-    """A matrix that grows by addends, on each rank, and is then added up over the ranks."""
+    """A matrix that grows by addends, on each rank, and is then added up over the ranks.
+
+    `in_place`: whether an addend is the sum itself, so that one may take the terms of many.
+    """
+
+    in_place: bool
 
     def add(self, rows: slice, addend: Array) -> None:
         """Add to these rows; an addend may have some of the columns, the leading ones."""
@@ -90,6 +95,8 @@ class FixedPointSums:
 
 
 class _FloatSum:
+    in_place = True
+
     def __init__(self, comm: Communicator, shape: tuple[int, int]) -> None:
         self._comm = comm
         self._sum = np.zeros(shape)
@@ -110,6 +117,8 @@ class _FloatSum:
 
 class _FixedPointSum:
     """Two limbs. An addend above the bound, or one or a bound not finite, makes the total NaN."""
+
+    in_place = False
 
     def __init__(self, comm: Communicator, shape: tuple[int, int], bound: Array) -> None:
         self._comm, self._bound, self._good = comm, bound, bool(np.isfinite(bound).all())

@@ -65,10 +65,10 @@ def _damaged(session: Session, reader: TileReader, numbers: list[int], take: Tak
 def _require_finite(layout: Layout, number: int, entries: NDArray[Any]) -> None:
     if not np.isfinite(largest_of(entries)):
         raise StorageError(
-            f"tile {number} of {layout.path} holds a value that is not finite, and its checksum is "
-            "right: it was written so",
-            "remove the file and start the same command again; if it comes back, check kernel.layers "
-            "(w_std, b_std) and the scale of the data",
+            f"tile {number} of {layout.path} holds a value that is not finite, though its checksum "
+            "is right: it was written so",
+            "remove the file and start the same command again; if it comes back, check "
+            "kernel.layers (w_std, b_std) and the scale of the data",
         )
 
 

@@ -8,7 +8,16 @@ from contextlib import ExitStack, closing
 
 from hpcnk.comm import Sum
 from hpcnk.solve.products import Products
-from hpcnk.solve.tiles import Array, HeldTile, Sizes, TileSource, Wanted, add_products, within
+from hpcnk.solve.tiles import (
+    Array,
+    HeldTile,
+    ResidentTiles,
+    Sizes,
+    TileSource,
+    Wanted,
+    add_products,
+    within,
+)
 
 Going = Callable[[], bool]
 
@@ -39,12 +48,19 @@ class MergedTiles:
 
     def add_products(self, v: Array, sizes: Sizes, product: Sum) -> None:
         """Add the tiles' products with v to a sum."""
-        closing_products(self.tiles(within(sizes)), v, sizes, product, self._products)
+        lasting = all(isinstance(source, ResidentTiles) for source in self._sources)
+        tiles = self.tiles(within(sizes))
+        closing_products(tiles, v, sizes, product, self._products, lasting)
 
 
 def closing_products(
-    tiles: Generator[HeldTile, None, None], v: Array, sizes: Sizes, product: Sum, products: Products
+    tiles: Generator[HeldTile, None, None],
+    v: Array,
+    sizes: Sizes,
+    product: Sum,
+    products: Products,
+    lasting: bool = False,
 ) -> None:
     """Add the products of tiles that a generator makes, and close it, whatever happens."""
     with closing(tiles):
-        add_products(tiles, v, sizes, product, products)
+        add_products(tiles, v, sizes, product, products, lasting)

@@ -71,14 +71,17 @@ def pivoted_cholesky(
 
 
 class _Growing:
-    """A factor that grows by blocks of columns."""
+    """A factor that grows by blocks of columns.
+
+    L is held transposed, (rank, rows of this rank): a column's numbers are beside each other, and
+    columns never reached take no memory.
+    """
 
     def __init__(self, operator: Operator, rank: int) -> None:
         self._operator, self._spread = operator, operator.spread
         self._left = np.maximum(operator.diagonal(), 0.0)
         self._trace = float(self._left.sum())
-        # Columns one after the other in memory: those never reached take none.
-        self._rows = np.zeros((self._spread.count, rank), order="F")
+        self._l = np.zeros((rank, self._spread.count))
         self._free = np.ones(operator.n, bool)
         self._rank, self._length = 0, 0.0
 
@@ -86,7 +89,7 @@ class _Growing:
     def wanting(self) -> int:
         """Columns that may still be added."""
         done = self._left.max() <= EPS * self._trace
-        return 0 if done else self._rows.shape[1] - self._rank
+        return 0 if done else len(self._l) - self._rank
 
     def add(self, pivoting: Pivoting, count: int) -> tuple[int, int]:
         """Add columns; return how many were proposed, and how many taken. Collective."""
@@ -100,37 +103,35 @@ class _Growing:
             return len(drawn), 0
         self._left = np.maximum(left, 0.0)
         self._free[pivots] = False
-        self._length = float(self._spread.totals(lambda rows: _lengths(new[rows]))[0].mean())
-        self._rows[:, self._rank : self._rank + pivots.size] = new
+        self._length = float(self._spread.totals(lambda rows: _lengths(new[:, rows]))[0].mean())
+        self._l[self._rank : self._rank + pivots.size] = new
         self._rank += pivots.size
         return len(drawn), pivots.size
 
     def _columns(
         self, candidates: Indices, turns: Indices, pivoting: Pivoting
     ) -> tuple[Array, Indices]:
-        """Return this rank's rows of new columns of L, and the pivots chosen."""
-        from scipy.linalg import solve_triangular
-
-        spread, rows = self._spread, self._rows[:, : self._rank]
-        new = self._operator.columns(candidates)
-        ours = spread.rows_at(rows, candidates)
+        """Return new columns of L, transposed, and the pivots chosen."""
+        spread, l = self._spread, self._l[: self._rank]  # noqa: E741
+        new = np.ascontiguousarray(self._operator.columns(candidates).T)
+        ours = spread.rows_at(l.T, candidates)
         parts = list(spread.parts()) if self._operator.sums.ordered else [slice(0, spread.count)]
         for part in parts:
-            new[part] -= rows[part] @ ours.T
-        block = spread.rows_at(new, candidates)
+            new[:, part] -= ours @ l[:, part]
+        block = spread.rows_at(new.T, candidates)
         elsewhere = float(np.delete(self._left, candidates).max(initial=0.0))
         chosen, factor = spread.decide(lambda: pivoting.choose(block, turns, elsewhere))
-        taken = np.ascontiguousarray(new[:, chosen])
+        taken = new[chosen]
         for part in parts if chosen.size else []:
-            taken[part] = solve_triangular(factor, taken[part].T, lower=True).T
+            taken[:, part] = _divided(factor, taken[:, part])
         # Of too many the first: so the columns of a factor do not depend on the rank asked for.
         room = self.wanting
-        return taken[:, :room], candidates[chosen[:room]]
+        return taken[:room], candidates[chosen[:room]]
 
     def _squares(self, new: Array) -> Array:
         """Return the squared lengths of the rows of new columns, (n,), on all ranks."""
         squares = np.zeros(self._operator.n)
-        squares[self._spread.mine] = (new**2).sum(axis=1)
+        squares[self._spread.mine] = np.einsum("kn,kn->n", new, new)
         return sum_over_ranks(self._spread.comm, squares)
 
     def progress(self) -> Progress:
@@ -143,8 +144,15 @@ class _Growing:
         left = float(self._left.sum())
         share = 1 - left / self._trace if self._trace > 0 else 1.0
         mean = max(left / self._operator.n, EPS * self._trace)
-        return Factor(self._rows[:, : self._rank], mean, share)
+        return Factor(self._l[: self._rank].T, mean, share)
 
 
-def _lengths(columns: Array) -> Array:
-    return np.einsum("nc,nc->c", columns, columns)
+def _lengths(new: Array) -> Array:
+    return np.einsum("kn,kn->k", new, new)
+
+
+def _divided(factor: Array, right: Array) -> Array:
+    """Return factor^-1 right, of a lower triangular factor."""
+    from scipy.linalg.blas import dtrsm
+
+    return dtrsm(1.0, factor, right.T, side=1, lower=1, trans_a=1).T

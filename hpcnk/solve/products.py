@@ -16,7 +16,7 @@ from ctypes import c_int, c_longlong, c_void_p
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from hpcnk.engine.build import built_library
 from hpcnk.engine.threads import for_each
 from hpcnk.errors import BackendError, UsageError
+from hpcnk.tiling import Tile
 
 Array = NDArray[np.float64]
 
@@ -57,6 +58,21 @@ class Products(Protocol):
     def add_transposed(self, entries: NDArray[Any], v_rows: Array, columns_out: Array) -> None:
         """Add A^T v_rows to columns_out; the arrays are those of `add`."""
 
+    def add_tiles(self, placed: Sequence[Placed], v: Array, out: Array) -> None:
+        """Add the products of tiles of one type, and of their mirror images, with v to `out`.
+
+        Both are (n, columns) in float64 with whole rows in memory; the tiles lie in the upper
+        triangle of a matrix (n, n). One after the other, so the sums are those of `add`.
+        """
+
+
+class Placed(NamedTuple):
+    """A tile of the upper triangle, its entries, and the leading columns it is multiplied by."""
+
+    tile: Tile
+    entries: NDArray[Any]
+    columns: int
+
 
 class PlainProducts:
     """Products by NumPy: strips of a tile are widened and given to BLAS."""
@@ -80,6 +96,10 @@ class PlainProducts:
         """Add the product of a transposed tile, see Products."""
         for part, strip in _strips(entries):
             columns_out += strip.T @ v_rows[part]
+
+    def add_tiles(self, placed: Sequence[Placed], v: Array, out: Array) -> None:
+        """Add the products of tiles of a triangle, see Products."""
+        _one_by_one(self, placed, v, out)
 
 
 class CompiledProducts:
@@ -107,6 +127,19 @@ class CompiledProducts:
         """Add the product of a transposed tile, see Products. Raises UsageError likewise."""
         v_columns, rows_out = columns_out, v_rows  # never read or written
         self._add(_Work(entries, False, True, v_rows, v_columns, rows_out, columns_out))
+
+    def add_tiles(self, placed: Sequence[Placed], v: Array, out: Array) -> None:
+        """Add the products of tiles of a triangle, see Products. Raises UsageError likewise.
+
+        One thread does them in one call: a call takes as long as a few hundred rows of a tile.
+        """
+        if self.threads > 1:
+            _one_by_one(self, placed, v, out)
+            return
+        _check_placed(placed, v, out)
+        wanted = [one for one in placed if one.entries.size and one.columns]
+        if wanted:
+            self._library.add_tiles(wanted, v, out)
 
     def _add(self, whole: _Work) -> None:
         whole.check()
@@ -143,6 +176,13 @@ class CompiledProducts:
             for part in running:
                 if part.down:
                     columns_out += part.columns_out
+
+
+def _one_by_one(products: Products, placed: Sequence[Placed], v: Array, out: Array) -> None:
+    for tile, entries, columns in placed:
+        upper, lower = v[tile.rows, :columns], v[tile.columns, :columns]
+        above, below = out[tile.rows, :columns], out[tile.columns, :columns]
+        products.add(entries, tile.symmetric, upper, lower, above, below)
 
 
 def make_products(backend: str, threads: int) -> Products:
@@ -230,6 +270,7 @@ class _Library:
     def __init__(self, path: Path) -> None:
         library = _loaded(path)
         matrix: list[Any] = [c_void_p, c_longlong]
+        self._tiles = {}
         self._memory = library["hpcnk_memory"]
         self._memory.argtypes, self._memory.restype = [c_longlong] * 2, c_longlong
         self._products = {}
@@ -238,6 +279,9 @@ class _Library:
             sizes: list[Any] = [c_longlong, c_longlong, c_int, c_int, c_longlong]
             product.argtypes, product.restype = [*matrix, *sizes, *matrix * 4, c_void_p], None
             self._products[name] = product
+            several = library[f"hpcnk_products_{name}"]
+            several.argtypes, several.restype = [*matrix, *matrix * 2, c_void_p], None
+            self._tiles[name] = several
 
     def add(self, work: _Work) -> None:
         """Do the work; other threads run meanwhile."""
@@ -248,6 +292,20 @@ class _Library:
             *_matrix(work.v_rows), *_matrix(work.v_columns), *_matrix(work.rows_out),
             *_matrix(work.columns_out), memory.ctypes.data,
         )  # fmt: skip
+
+    def add_tiles(self, placed: Sequence[Placed], v: Array, out: Array) -> None:
+        """Do the work of several tiles, one after the other; other threads run meanwhile."""
+        described = np.array([_described(*one) for one in placed], np.int64)
+        widest = max(one.entries.shape[1] for one in placed)
+        memory = np.empty(self._memory(widest, v.shape[1]))
+        self._tiles[placed[0].entries.dtype.name](
+            described.ctypes.data, len(placed), *_matrix(v), *_matrix(out), memory.ctypes.data
+        )
+
+
+def _described(tile: Tile, entries: NDArray[Any], columns: int) -> tuple[int, ...]:
+    """Return what the struct Placed of source/products.cpp holds."""
+    return (*_matrix(entries), *entries.shape, tile.rows.start, tile.columns.start, columns)
 
 
 @cache
@@ -267,6 +325,32 @@ def _loaded(path: Path) -> ctypes.CDLL:
 def _matrix(array: NDArray[Any]) -> tuple[int, int]:
     """Return a matrix's address, and the numbers from one row to the next."""
     return array.ctypes.data, array.strides[0] // array.itemsize
+
+
+def _check_placed(placed: Sequence[Placed], v: Array, out: Array) -> None:
+    """Raise UsageError unless shapes and types fit."""
+    if v.shape != out.shape or not all(a.dtype == np.float64 and _in_rows(a) for a in (v, out)):
+        raise UsageError(
+            f"vectors {v.shape} in {v.dtype} and products {out.shape} in {out.dtype}: expected "
+            "the same shape and float64, numbers of a row beside each other",
+            "give np.ascontiguousarray(...) of both",
+        )
+    types = {one.entries.dtype for one in placed}
+    fits = all(
+        one.entries.shape == one.tile.shape
+        and one.tile.rows.stop <= len(v)
+        and one.tile.columns.stop <= len(v)
+        and 0 <= one.columns <= v.shape[1]
+        and _in_rows(one.entries)
+        for one in placed
+    )
+    if not fits or len(types) > 1 or not types <= {np.dtype("f4"), np.dtype("f8")}:
+        raise UsageError(
+            f"tiles in {', '.join(map(str, types))} for vectors {v.shape}: expected float32 or "
+            "float64, one type for all, the shapes and places of their tiles, numbers of a row "
+            "beside each other",
+            "give np.ascontiguousarray(...) of the entries of each tile",
+        )
 
 
 def _in_rows(array: NDArray[Any]) -> bool:

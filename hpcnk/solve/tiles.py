@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import Sum
-from hpcnk.solve.products import Products
+from hpcnk.solve.products import Placed, Products
 from hpcnk.tiling import Tile
 
 Array = NDArray[np.float64]
 Sizes = NDArray[np.int64]
+TOGETHER = 1 << 30  # entries times columns that one call multiplies: a tenth of a second or so
 HeldTile = tuple[Tile, NDArray[Any]]
 Wanted = Callable[[Tile], bool]
 
@@ -46,7 +47,7 @@ class ResidentTiles:
 
     def add_products(self, v: Array, sizes: Sizes, product: Sum) -> None:
         """Add the tiles' products with v to a sum."""
-        add_products(self.tiles(within(sizes)), v, sizes, product, self._products)
+        add_products(self.tiles(within(sizes)), v, sizes, product, self._products, lasting=True)
 
 
 def within(sizes: Sizes) -> Wanted:
@@ -61,11 +62,42 @@ def every(tile: Tile) -> bool:
 
 
 def add_products(
-    tiles: Iterable[HeldTile], v: Array, sizes: Sizes, product: Sum, products: Products
+    tiles: Iterable[HeldTile],
+    v: Array,
+    sizes: Sizes,
+    product: Sum,
+    products: Products,
+    lasting: bool = False,
 ) -> None:
-    """Add the products of tiles of the upper triangle with v, (n, columns), to a sum."""
-    for tile, entries in tiles:
-        columns = reach(tile, sizes)
+    """Add the products of tiles of the upper triangle with v, (n, columns), to a sum.
+
+    `lasting`: whether tiles stay valid when the next is taken; some are multiplied at once then.
+    """
+    placed = (Placed(tile, entries, reach(tile, sizes)) for tile, entries in tiles)
+    if not product.in_place:
+        _add_each(placed, v, product, products)
+        return
+    with product.addend(slice(0, len(v)), v.shape[1]) as out:
+        for group in _groups(placed, TOGETHER if lasting else 0):
+            products.add_tiles(group, v, out)
+
+
+def _groups(placed: Iterable[Placed], most: int) -> Iterator[list[Placed]]:
+    """Give groups of so many entries times columns, or single tiles."""
+    group, work = list[Placed](), 0
+    for one in placed:
+        group.append(one)
+        work += one.entries.size * one.columns
+        if work >= most:
+            yield group
+            group, work = [], 0
+    if group:
+        yield group
+
+
+def _add_each(placed: Iterable[Placed], v: Array, product: Sum, products: Products) -> None:
+    """Add the products of each tile as addends of their own."""
+    for tile, entries, columns in placed:
         upper, lower = v[tile.rows, :columns], v[tile.columns, :columns]
         with product.addend(tile.rows, columns) as above:
             if tile.symmetric:

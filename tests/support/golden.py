@@ -14,6 +14,7 @@ from hpcnk.solve import (
     Greedy,
     Limits,
     LowRank,
+    PlainProducts,
     Random,
     conjugate_gradient,
     identity,
@@ -55,7 +56,8 @@ def history(operator, y, precondition, block):
 def low_rank_of(operator, y, factor, kind=LowRank):
     """The preconditioner of the systems with a factor."""
     problem = systems(y, RIDGES)
-    return kind(operator.spread, SUMS, factor, problem.row_sets, problem.matrices)
+    plain = PlainProducts()
+    return kind(operator.spread, SUMS, factor, problem.row_sets, problem.matrices, plain)
 
 
 def histories():

@@ -11,6 +11,7 @@ from hpcnk.engine import build
 from hpcnk.errors import BackendError, UsageError
 from hpcnk.solve import CompiledProducts, PlainProducts, make_products
 from hpcnk.solve import products as module
+from hpcnk.tiling import TriangleGrid
 
 DTYPES = (np.float32, np.float64)
 SHAPES = ((1, 1), (7, 5), (47, 289), (97, 300), (48, 288), (130, 9), (3, 601))
@@ -108,6 +109,73 @@ def test_transposed_other_arrays_are_refused(compiled):
     for bad in ((tile[:5], v_rows, below), (tile, below, v_rows), (tile, v_rows[:, :1], below)):
         with pytest.raises(UsageError, match="expected"):
             compiled.add_transposed(*bad)
+
+
+def triangle(n, side, columns, dtype):
+    """Give a symmetric matrix, the tiles of its upper triangle, v and a sum that is not zero.
+
+    A column reaches rows the fewer the farther on it stands, as those of smaller sizes do.
+    """
+    random = np.random.default_rng(1)
+    k = random.standard_normal((n, n)).astype(dtype)
+    k = k + k.T
+    grid = TriangleGrid(n, side)
+    tiles = [grid.at(number) for number in range(grid.count)]
+    placed = [
+        module.Placed(
+            tile,
+            np.ascontiguousarray(k[tile.rows, tile.columns]),
+            columns - columns * tile.columns.start // n,
+        )
+        for tile in tiles
+    ]
+    v, out = random.standard_normal((2, n, columns))
+    for one in placed:
+        v[one.tile.columns.start :, one.columns :] = 0.0
+    return k.astype(float), placed, v, out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("threads", (1, 2))
+def test_tiles_in_one_call(compiled, dtype, threads):
+    for n, side, columns in ((70, 32, 3), (300, 97, 13), (64, 64, 1), (50, 49, 40)):
+        k, placed, v, out = triangle(n, side, columns, dtype)
+        size = np.abs(k) @ np.abs(v) + np.abs(out)
+        single = out.copy()
+        module._one_by_one(compiled, placed, v, single)
+        for products in (CompiledProducts(threads), PlainProducts()):
+            found = out.copy()
+            products.add_tiles(placed, v, found)
+            assert (np.abs(found - (out + k @ v)) <= 4 * n * np.finfo(float).eps * size).all()
+            if isinstance(products, CompiledProducts):
+                assert found.tobytes() == single.tobytes()
+
+
+def test_no_tiles_add_nothing(compiled):
+    _, placed, v, out = triangle(70, 32, 3, np.float32)
+    found = out.copy()
+    compiled.add_tiles([], v, found)
+    compiled.add_tiles([one._replace(columns=0) for one in placed], v, found)
+    assert np.array_equal(found, out)
+
+
+def test_tiles_that_do_not_fit_are_refused(compiled):
+    _, placed, v, out = triangle(70, 32, 3, np.float32)
+    first, *rest = placed
+    for tiles, vectors, sums in (
+        ([first._replace(entries=first.entries[:5]), *rest], v, out),
+        ([first._replace(entries=first.entries.astype(float)), *rest], v, out),
+        ([one._replace(entries=one.entries.astype(np.float16)) for one in placed], v, out),
+        ([first._replace(entries=np.asfortranarray(first.entries)), *rest], v, out),
+        ([first._replace(columns=4), *rest], v, out),
+        ([first._replace(columns=-1), *rest], v, out),
+        (placed, v[:-1], out[:-1]),
+        (placed, v[:, :2], out),
+        (placed, v.astype(np.float32), out),
+        (placed, v, np.asfortranarray(out)),
+    ):
+        with pytest.raises(UsageError, match="expected"):
+            compiled.add_tiles(tiles, vectors, sums)
 
 
 @pytest.mark.parametrize("columns", (1, 5, 13, 40))
@@ -212,6 +280,7 @@ def test_the_plain_and_the_compiled_are_two(compiled):
     assert isinstance(make_products("reference", 2), PlainProducts)
     assert isinstance(make_products("cpu", 2), CompiledProducts)
     assert CompiledProducts.add is not PlainProducts.add
+    assert CompiledProducts.add_tiles is not PlainProducts.add_tiles
     assert CompiledProducts.add_transposed is not PlainProducts.add_transposed
 
 

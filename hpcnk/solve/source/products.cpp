@@ -45,6 +45,11 @@ struct Matrix {
     long long stride;
 };
 
+// A tile and its place in the matrix: an address, and numbers of entries.
+struct Placed {
+    long long entries, stride, height, width, row, column, columns;
+};
+
 // Working memory. Every part has the columns of a panel side by side, in the inner loops' order.
 struct Memory {
     double *blocks, *v_rows, *row_sums, *v_columns, *column_sums;
@@ -236,6 +241,20 @@ void product(const Tile<T>& tile, long long columns, Matrix v_rows, Matrix v_col
                    {rows_out, rows_out_stride}, {columns_out, columns_out_stride}, memory);         \
     }
 
+// One tile after the other of the upper triangle of a matrix, each with the leading `columns` of v.
+#define HPCNK_PRODUCTS(T, name)                                                                     \
+    void hpcnk_products_##name(const Placed* tiles, long long count, double* v, long long v_stride, \
+                               double* out, long long out_stride, double* memory) {                 \
+        for (const Placed* t = tiles; t < tiles + count; ++t) {                                     \
+            double *v_rows = v + t->row * v_stride, *v_columns = v + t->column * v_stride;          \
+            double *rows = out + t->row * out_stride, *below = out + t->column * out_stride;        \
+            product<T>({reinterpret_cast<const T*>(t->entries), t->stride, t->height, t->width,     \
+                        true, t->row != t->column},                                                 \
+                       t->columns, {v_rows, v_stride}, {v_columns, v_stride}, {rows, out_stride},   \
+                       {below, out_stride}, memory);                                                \
+        }                                                                                           \
+    }
+
 extern "C" {
 // Doubles of the working memory for a tile of this width and so many columns.
 long long hpcnk_memory(long long width, long long columns) {
@@ -243,4 +262,6 @@ long long hpcnk_memory(long long width, long long columns) {
 }
 HPCNK_PRODUCT(float, float32)
 HPCNK_PRODUCT(double, float64)
+HPCNK_PRODUCTS(float, float32)
+HPCNK_PRODUCTS(double, float64)
 }
