@@ -112,9 +112,9 @@ def test_transposed_other_arrays_are_refused(compiled):
 
 
 def triangle(n, side, columns, dtype):
-    """Give a symmetric matrix, the tiles of its upper triangle, v and a sum that is not zero.
+    """Give tiles of the upper triangle of a matrix, v and a sum that is not zero.
 
-    A column reaches rows the fewer the farther on it stands, as those of smaller sizes do.
+    Tiles farther on are multiplied by fewer columns, as with training sets of several sizes.
     """
     random = np.random.default_rng(1)
     k = random.standard_normal((n, n)).astype(dtype)
@@ -129,30 +129,39 @@ def triangle(n, side, columns, dtype):
         )
         for tile in tiles
     ]
-    v, out = random.standard_normal((2, n, columns))
-    for one in placed:
-        v[one.tile.columns.start :, one.columns :] = 0.0
-    return k.astype(float), placed, v, out
+    return placed, *random.standard_normal((2, n, columns))
+
+
+def dense_sum(placed, v, out):
+    """Give the sum of the tiles' products and out by dense algebra, and a bound of its rounding."""
+    total, size = out.copy(), np.abs(out)
+    for tile, entries, columns in placed:
+        wide, some = entries.astype(float), slice(columns)
+        sides = [(tile.rows, wide, tile.columns), (tile.columns, wide.T, tile.rows)]
+        for rows, part, others in sides[: 1 if tile.symmetric else 2]:
+            total[rows, some] += part @ v[others, some]
+            size[rows, some] += np.abs(part) @ np.abs(v[others, some])
+    return total, 4 * len(v) * np.finfo(float).eps * size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", (1, 2))
 def test_tiles_in_one_call(compiled, dtype, threads):
     for n, side, columns in ((70, 32, 3), (300, 97, 13), (64, 64, 1), (50, 49, 40)):
-        k, placed, v, out = triangle(n, side, columns, dtype)
-        size = np.abs(k) @ np.abs(v) + np.abs(out)
+        placed, v, out = triangle(n, side, columns, dtype)
+        right, bound = dense_sum(placed, v, out)
         single = out.copy()
         module._one_by_one(compiled, placed, v, single)
         for products in (CompiledProducts(threads), PlainProducts()):
             found = out.copy()
             products.add_tiles(placed, v, found)
-            assert (np.abs(found - (out + k @ v)) <= 4 * n * np.finfo(float).eps * size).all()
+            assert (np.abs(found - right) <= bound).all()
             if isinstance(products, CompiledProducts):
                 assert found.tobytes() == single.tobytes()
 
 
 def test_no_tiles_add_nothing(compiled):
-    _, placed, v, out = triangle(70, 32, 3, np.float32)
+    placed, v, out = triangle(70, 32, 3, np.float32)
     found = out.copy()
     compiled.add_tiles([], v, found)
     compiled.add_tiles([one._replace(columns=0) for one in placed], v, found)
@@ -160,7 +169,7 @@ def test_no_tiles_add_nothing(compiled):
 
 
 def test_tiles_that_do_not_fit_are_refused(compiled):
-    _, placed, v, out = triangle(70, 32, 3, np.float32)
+    placed, v, out = triangle(70, 32, 3, np.float32)
     first, *rest = placed
     for tiles, vectors, sums in (
         ([first._replace(entries=first.entries[:5]), *rest], v, out),
