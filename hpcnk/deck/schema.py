@@ -272,7 +272,7 @@ class SolveSection(Section):
     ] = Field(
         default=None,
         description="estimate the leave-one-out errors with so many random vectors; at least as "
-        "many as training rows: exactly",
+        "many as training rows, or method dense: exactly",
     )
     evidence: Annotated[
         Annotated[int, Strict(), Field(ge=1)] | None,
@@ -281,7 +281,7 @@ class SolveSection(Section):
     ] = Field(
         default=None,
         description="estimate the log marginal likelihood of each ridge with so many random "
-        "vectors",
+        "vectors; method dense: exactly",
     )
     preconditioner: Annotated[
         Preconditioner | None,

@@ -22,11 +22,15 @@ from hpcnk.run.watched import between_passes
 from hpcnk.solve import (
     Diagonal,
     Estimate,
+    InverseDiagonals,
     Limits,
+    LogDeterminants,
     Matrix,
     Nearby,
     Operator,
     Quadrature,
+    dense_inverse_diagonals,
+    dense_log_determinants,
     evidence,
     fits,
     inverse_diagonals,
@@ -91,22 +95,12 @@ def _leave_one_out(
     vectors: int,
 ) -> Entries:
     """Score the prediction of every training row without it."""
-    matrices, deck = distinct(columns.matrices), session.deck.solve
-    width = columns_at_once(operator.n, len(columns.matrices))
-    estimate = Estimate(vectors, SEED, Limits(deck.tolerance, deck.max_iterations), width)
-    found = inverse_diagonals(
-        operator,
-        matrices,
-        columns.row_sets,
-        nearby,
-        estimate,
-        lambda systems: between_passes(session),
-    )
+    matrices = distinct(columns.matrices)
+    found = _inverse_diagonals(session, operator, columns, nearby, vectors)
     exact = not found.relative_error.any()
     how = "exactly" if exact else f"estimated with {vectors} random vectors"
     session.say(
-        f"leave-one-out: {len(matrices)} diagonals of inverses {how} in {found.passes} passes over "
-        "the kernel"
+        f"leave-one-out: {len(matrices)} diagonals of inverses {how} {_effort(found.passes)}"
     )
     if not found.converged:
         session.warn(STAGE, "leave-one-out: not all of its systems reached the tolerance")
@@ -123,6 +117,27 @@ def _leave_one_out(
         session.say(f"leave-one-out: {_name(columns, i)}: {shown}")
     names = dict.fromkeys(name for entry in entries for name in entry)
     return [{name: entry.get(name, np.nan) for name in names} for entry in entries]
+
+
+def _inverse_diagonals(
+    session: Session, operator: Operator, columns: Columns, nearby: Nearby, vectors: int
+) -> InverseDiagonals:
+    matrices, deck = distinct(columns.matrices), session.deck.solve
+    if deck.method == "dense":
+        return dense_inverse_diagonals(operator, matrices, columns.row_sets)
+    width = columns_at_once(operator.n, len(columns.matrices))
+    return inverse_diagonals(
+        operator,
+        matrices,
+        columns.row_sets,
+        nearby,
+        Estimate(vectors, SEED, Limits(deck.tolerance, deck.max_iterations), width),
+        lambda systems: between_passes(session),
+    )
+
+
+def _effort(passes: int) -> str:
+    return f"in {passes} passes over the kernel" if passes else "by Cholesky factors"
 
 
 def _name(columns: Columns, number: int) -> str:
@@ -174,27 +189,14 @@ def _evidence(
     vectors: int,
 ) -> Entries:
     """Return the log marginal likelihoods of all outputs together."""
-    matrices = distinct(columns.matrices)
-    width = columns_at_once(operator.n, len(columns.matrices))
-    steps = session.deck.solve.max_iterations
-    quadrature = Quadrature(vectors, SEED, steps, QUADRATURE_TOLERANCE, width)
-    found = log_determinants(
-        operator,
-        matrices,
-        columns.row_sets,
-        nearby,
-        quadrature,
-        lambda passes, left: between_passes(session),
-    )
-    session.say(
-        f"evidence: {len(matrices)} log determinants estimated with {vectors} random vectors in "
-        f"{found.passes} passes over the kernel"
-    )
+    found = _log_determinants(session, operator, columns, nearby, vectors)
+    how = f"estimated with {vectors} random vectors" if found.passes else "exactly"
+    session.say(f"evidence: {len(found.matrices)} log determinants {how} {_effort(found.passes)}")
     if not found.converged:
         session.warn(
             STAGE,
-            f"evidence: after {steps} passes not all log determinants stand still; raise "
-            "solve.max_iterations or the preconditioner's rank",
+            f"evidence: after {session.deck.solve.max_iterations} passes not all log determinants "
+            "stand still; raise solve.max_iterations or the preconditioner's rank",
         )
     y_alpha = fits(operator.spread, *systems)
     entries = []
@@ -213,3 +215,20 @@ def _evidence(
         )
         entries.append(asdict(of))
     return entries
+
+
+def _log_determinants(
+    session: Session, operator: Operator, columns: Columns, nearby: Nearby, vectors: int
+) -> LogDeterminants:
+    matrices, deck = distinct(columns.matrices), session.deck.solve
+    if deck.method == "dense":
+        return dense_log_determinants(operator, matrices, columns.row_sets)
+    width = columns_at_once(operator.n, len(columns.matrices))
+    return log_determinants(
+        operator,
+        matrices,
+        columns.row_sets,
+        nearby,
+        Quadrature(vectors, SEED, deck.max_iterations, QUADRATURE_TOLERANCE, width),
+        lambda passes, left: between_passes(session),
+    )

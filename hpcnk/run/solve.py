@@ -111,8 +111,9 @@ def _solve_anew(
 
 
 def _analysed(session: Session) -> bool:
-    """Return whether the deck asks for more than the solution."""
-    return bool(session.deck.solve.leave_one_out or session.deck.solve.evidence)
+    """Return whether the deck asks for what the preconditioner helps to estimate."""
+    asked = session.deck.solve
+    return asked.method == "cg" and bool(asked.leave_one_out or asked.evidence)
 
 
 def require_complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:

@@ -9,7 +9,7 @@ from hpcnk.solve.conjugate_gradient import (
     Systems,
     conjugate_gradient,
 )
-from hpcnk.solve.dense import dense_solution
+from hpcnk.solve.dense import dense_inverse_diagonals, dense_log_determinants, dense_solution
 from hpcnk.solve.determinant import LogDeterminants, Quadrature, log_determinants
 from hpcnk.solve.evidence import Evidence, evidence, fits
 from hpcnk.solve.leave_one_out import Estimate, InverseDiagonals, inverse_diagonals, left_out
@@ -67,6 +67,8 @@ __all__ = [
     "built_products",
     "conjugate_gradient",
     "cross_product",
+    "dense_inverse_diagonals",
+    "dense_log_determinants",
     "dense_solution",
     "evidence",
     "fits",

@@ -1,11 +1,19 @@
-"""The dense solution by Cholesky factorisation in float64, for kernels that fit on one rank."""
+"""Dense algebra by Cholesky factors in float64, for kernels that fit on one rank: the solutions,
+and exactly what `leave_one_out` and `determinant` estimate.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from hpcnk.comm import rows_from_root, rows_to_root, wait_for_all
 from hpcnk.solve.conjugate_gradient import Problem, Solution, Status
+from hpcnk.solve.determinant import LogDeterminants
+from hpcnk.solve.leave_one_out import InverseDiagonals
+from hpcnk.solve.matrices import Matrix, RowSet
 from hpcnk.solve.operator import Operator
 from hpcnk.solve.spread import Array, dots
 
@@ -51,22 +59,75 @@ def _whole_kernel(operator: Operator) -> Array | None:
 
 def _solve(kernel: Array, b: Array, problem: Problem, definite: np.ndarray) -> Array:
     """Return the solutions; where a matrix is not positive definite zeros, and a note of it."""
-    from scipy.linalg import LinAlgError, cho_factor, cho_solve
+    from scipy.linalg import cho_solve
 
     x = np.zeros_like(b)
-    for matrix in sorted(set(problem.matrices)):
-        same = [other == matrix for other in problem.matrices]
-        columns = np.flatnonzero(same)
-        rows = np.flatnonzero(problem.row_sets[matrix.rows].keep)
+    matrices = sorted(set(problem.matrices))
+    for matrix, rows, factor in _factors(kernel, matrices, problem.row_sets):
+        columns = np.flatnonzero([other == matrix for other in problem.matrices])
+        if factor is None:
+            definite[columns] = 0
+            continue
+        x[np.ix_(rows, columns)] = cho_solve((factor, True), b[np.ix_(rows, columns)])
+    return x
+
+
+def _factors(
+    kernel: Array, matrices: Sequence[Matrix], row_sets: Sequence[RowSet]
+) -> Iterator[tuple[Matrix, NDArray[np.int64], Array | None]]:
+    """Give each matrix, its rows and its lower Cholesky factor, None if it is not definite.
+
+    Zeros are above its diagonal.
+    """
+    from scipy.linalg import LinAlgError, cholesky
+
+    for matrix in matrices:
+        rows = np.flatnonzero(row_sets[matrix.rows].keep)
         part = kernel[np.ix_(rows, rows)]
         part[np.diag_indices(len(part))] += matrix.ridge
         try:
-            factor = cho_factor(part, lower=True, overwrite_a=True)
+            factor = cholesky(part.T, lower=True, overwrite_a=True)  # in place, as LAPACK has it
         except LinAlgError:
-            definite[columns] = 0
-            continue
-        x[np.ix_(rows, columns)] = cho_solve(factor, b[np.ix_(rows, columns)])
-    return x
+            factor = None
+        del part
+        yield matrix, rows, factor
+
+
+def dense_inverse_diagonals(
+    operator: Operator, matrices: Sequence[Matrix], row_sets: Sequence[RowSet]
+) -> InverseDiagonals:
+    """Return the exact diagonal of the inverse of each matrix, from rank 0. Collective.
+
+    It is 0 where a matrix is not positive definite, as outside its row set.
+    """
+    from scipy.linalg.lapack import dtrtri
+
+    spread, kernel = operator.spread, _whole_kernel(operator)
+    diagonals = None if kernel is None else np.zeros((operator.n, len(matrices)))
+    if kernel is not None and diagonals is not None:
+        for column, (_, rows, factor) in enumerate(_factors(kernel, matrices, row_sets)):
+            if factor is not None:
+                inverse, _ = dtrtri(factor, lower=1, overwrite_c=1)
+                diagonals[rows, column] = np.einsum("ki,ki->i", inverse, inverse)
+    wait_for_all(spread.comm)
+    values = rows_from_root(spread.comm, diagonals, len(matrices), spread.blocks)
+    nothing = np.zeros(len(matrices))
+    return InverseDiagonals(values, nothing, nothing.astype(np.int64), 0, True)
+
+
+def dense_log_determinants(
+    operator: Operator, matrices: Sequence[Matrix], row_sets: Sequence[RowSet]
+) -> LogDeterminants:
+    """Return the exact log det of each matrix, from rank 0: two samples that agree. Collective."""
+    spread, kernel = operator.spread, _whole_kernel(operator)
+    volumes = np.full(len(matrices), np.nan)
+    if kernel is not None:
+        for number, (_, _, factor) in enumerate(_factors(kernel, matrices, row_sets)):
+            if factor is not None:
+                volumes[number] = 2 * np.log(factor.diagonal()).sum()
+    wait_for_all(spread.comm)
+    spread.comm.Bcast(volumes, root=0)
+    return LogDeterminants(list(matrices), np.stack([volumes, volumes], axis=1), 0, True)
 
 
 def _residuals(operator: Operator, problem: Problem, x: Array) -> Array:

@@ -39,14 +39,22 @@ def data():
     return {"x_train": images[:N], "y_train": y[:N], "x_test": images[N:], "y_test": y[N:]}
 
 
+@pytest.fixture(scope="module", params=["cg", "dense"])
+def method(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def folder(data, tmp_path_factory):
+def folder(data, method, tmp_path_factory):
     path = tmp_path_factory.mktemp("analysis")
     np.savez(path / "data.npz", **data)
-    (path / "deck.yaml").write_text(DECK)
+    (path / "deck.yaml").write_text(DECK.replace("solve:\n", f"solve:\n  method: {method}\n"))
     ended = hpcnk(3, "run", "deck.yaml", cwd=path)
     assert ended.code == 0, ended.output
-    assert "exactly in" in ended.output and "24 random vectors" in ended.output
+    if method == "cg":
+        assert "exactly in" in ended.output and "24 random vectors" in ended.output
+    else:
+        assert ended.output.count("exactly by Cholesky factors") == 2
     return path / "run"
 
 
@@ -80,7 +88,7 @@ def test_leave_one_out(data, folder, systems):
         assert entry["diagonal_error"] == 0
 
 
-def test_evidence(folder, systems):
+def test_evidence(folder, method, systems):
     for entry, setting in zip(report(folder)["evidence"], systems, strict=True):
         fit = sum(y @ np.linalg.solve(a, y) for _, a, y in setting)
         volume = sum(np.linalg.slogdet(a)[1] for _, a, _ in setting)
@@ -90,6 +98,10 @@ def test_evidence(folder, systems):
         profile = -0.5 * (count + volume + count * np.log(2 * np.pi * amplitude))
         assert entry["amplitude"] == pytest.approx(amplitude, rel=1e-6)
         error = entry["standard_error"]
+        if method == "dense":
+            assert error == 0
+            assert (entry["unit"], entry["profile"]) == pytest.approx((unit, profile), rel=1e-9)
+            continue
         assert 0 < error < 0.05 * count
         assert abs(entry["unit"] - unit) < 4 * error
         assert abs(entry["profile"] - profile) < 4 * error

@@ -292,6 +292,23 @@ def test_the_memory_of_the_solve_counts_all_its_parts():
     assert large.buffers == (1 << 20) + 68 * 250**2 * 8 < large.tiles
 
 
+def test_a_dense_solution_needs_the_whole_kernel_on_one_rank():
+    job = solve_job(n=60_000, systems=10, dense=True, rank=0)
+    need = solve_memory.solve_memory(job)
+    assert need.dense == 2 * 60_000**2 * 8
+    assert need.of_host(3) == 3 * (need.least - need.dense) + need.dense
+    with pytest.raises(UsageError) as caught:
+        solve_memory.check_solve_memory(job, 24 << 30, 1)
+    assert "for the whole kernel on rank 0" in caught.value.what
+    assert "set solve.method to cg" in caught.value.advice
+
+
+def test_the_deck_says_whether_it_is_dense(write_deck, tmp_path):
+    deck = write_deck(data=arrays(tmp_path, 300, 20), kernel=KERNEL, solve={"method": "dense"})
+    job = solve_memory.solve_job(check(deck)[0], 300, 2, 1)
+    assert job.dense and job.rank == 0
+
+
 @pytest.mark.parametrize("reproducible", [False, True])
 @pytest.mark.parametrize("rank", [200, 1000])
 def test_five_million_rows_and_fifty_systems_take_less_than_8_gb_of_vectors(rank, reproducible):

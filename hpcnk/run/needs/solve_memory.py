@@ -40,13 +40,15 @@ AUTO_BYTES = 1 << 30  # of a preconditioner whose rank is left to the run, on on
 AUTO_SHARE = 8  # or the memory there is over this, if that is less
 STORED = 3  # whole blocks on rank 0 while a state of the solve is written
 PACKED = 250  # rows of vectors beside twice those of a tile that a thread's products pack
+DENSE = 2  # matrices (n, n) in float64 on rank 0: the kernel, and what is factorised of it
 SPARE = 0.95  # share of the memory there is that tiles are put into
 
 
 @dataclass(frozen=True)
 class SolveJob:
     """What the memory depends on. `systems`: outputs times `matrices`, which are ridges times
-    `sets` of rows; `rank`: of the preconditioner, 0 for none; `entry`: bytes of an entry of a tile.
+    `sets` of rows; `rank`: of the preconditioner, 0 for none; `entry`: bytes of an entry of a tile;
+    `dense`: whether rank 0 factorises the whole kernel.
     """
 
     n: int
@@ -58,6 +60,7 @@ class SolveJob:
     ranks: int
     matrices: int = 1
     sets: int = 1
+    dense: bool = False
 
     @property
     def rows(self) -> int:
@@ -80,7 +83,8 @@ class SolveJob:
 class SolveMemory:
     """Bytes of the rank with the most. `tiles`: all of its tiles, if they stay in memory.
 
-    Of `vectors`, `replicated` are whole on every rank; the rest is spread over the ranks.
+    Of `vectors`, `replicated` are whole on every rank; the rest is spread over the ranks. `dense`:
+    the whole kernel on rank 0, if that is how it is solved.
     """
 
     tiles: int
@@ -88,16 +92,21 @@ class SolveMemory:
     spread: int
     factor: int
     buffers: int
+    dense: int = 0
 
     @property
     def vectors(self) -> int:
         """All vectors at their peak."""
         return self.replicated + self.spread
 
+    def of_host(self, ranks: int) -> int:
+        """The peak of some ranks of one host, rank 0 among them, if no tile stays in memory."""
+        return ranks * self.least - (ranks - 1) * self.dense
+
     @property
     def least(self) -> int:
         """The peak if no tile stays in memory."""
-        return self.vectors + self.factor + self.buffers
+        return self.vectors + self.factor + self.buffers + self.dense
 
     @property
     def total(self) -> int:
@@ -120,13 +129,14 @@ def solve_job(deck: Deck, n: int, outputs: int, ranks: int, share: int | None = 
         ranks=ranks,
         matrices=matrices,
         sets=sets,
+        dense=solve.method == "dense",
     )
 
 
 def _rank(deck: Deck, n: int, ranks: int, counts: tuple[int, int], share: int | None) -> int:
     """Return the largest rank that the preconditioner may have; `counts`: row sets, matrices."""
     asked = deck.solve.preconditioner
-    if asked is None:
+    if asked is None or deck.solve.method == "dense":
         return 0
     if asked.rank != "auto":
         return min(n, asked.rank)
@@ -156,6 +166,7 @@ def solve_memory(job: SolveJob) -> SolveMemory:
         spread=spread,
         factor=FACTORS * job.rows * job.rank * FLOAT64 + _cores(job),
         buffers=STRIP_BYTES + min(tiles, ring_bytes(job.tile_bytes)),
+        dense=DENSE * job.n**2 * FLOAT64 if job.dense else 0,
     )
 
 
@@ -250,11 +261,12 @@ def check_solve_memory(
     if total <= share:
         return
     tiles = f"{size(need.tiles)} for {job.held} tiles of {job.tile}, " if resident else ""
+    whole = f"{size(need.dense)} for the whole kernel on rank 0, " if job.dense else ""
     raise UsageError(
         f"the solve needs {size(total)} of memory a rank, and {there_is(share, ranks_on_host)}"
-        f": {tiles}{size(need.vectors)} for vectors of {job.n} rows and {job.systems} systems "
-        f"({size(need.replicated)} of it on every rank), {size(need.factor)} for its part of the "
-        f"preconditioner, {size(need.buffers)} for tiles on their way",
+        f": {tiles}{whole}{size(need.vectors)} for vectors of {job.n} rows and {job.systems} "
+        f"systems ({size(need.replicated)} of it on every rank), {size(need.factor)} for its part "
+        f"of the preconditioner, {size(need.buffers)} for tiles on their way",
         _advice(job, share, resident),
     )
 
@@ -268,6 +280,8 @@ def _advice(job: SolveJob, share: int, resident: bool) -> str:
 
     ways = ["set solve.operator to auto: tiles that do not fit are read in each pass"]
     ways = ways if resident and solve_memory(job).least <= share else []
+    if job.dense and fits(replace(job, dense=False)):
+        ways.append("set solve.method to cg, which never holds the whole kernel on one rank")
     ranks = _smallest(job.ranks, MOST_RANKS, lambda number: fits(replace(job, ranks=number)))
     if ranks:
         ways.append(

@@ -160,14 +160,20 @@ def _memory(plan: Plan, place: Place, there: int | None) -> Iterator[str]:
             f"the kernel phase needs {size(kernel)} on a host for {ranks} rank(s), and a host has "
             f"{size(there)}: set a smaller kernel.tile, or take fewer ranks with more threads"
         )
-    solve = ranks * (plan.solve.least + INTERPRETER)
+    solve = plan.solve.of_host(ranks) + ranks * INTERPRETER
     if solve > there:
         yield (
             f"the solve needs {size(solve)} on a host for {ranks} rank(s), tiles apart, and a host "
             f"has {size(there)}: {size(ranks * plan.solve.vectors)} vectors, "
-            f"{size(ranks * plan.solve.factor)} preconditioner; take fewer ranks a host, solve for "
+            f"{size(ranks * plan.solve.factor)} preconditioner"
+            f"{_whole_kernel(plan)}; take fewer ranks a host, solve for "
             "fewer ridges or sizes, or set a smaller solve.preconditioner.rank"
         )
+
+
+def _whole_kernel(plan: Plan) -> str:
+    dense = plan.solve.dense
+    return f", {size(dense)} whole kernel (solve.method: cg needs none)" if dense else ""
 
 
 def _tiles(plan: Plan, place: Place, times: Estimate, there: int | None) -> Iterator[str]:
@@ -177,7 +183,7 @@ def _tiles(plan: Plan, place: Place, times: Estimate, there: int | None) -> Iter
         return
     ranks = place.ranks_on_host
     whole = (plan.tiles + place.ranks - 1) // place.ranks * plan.tile_bytes * place.ranks
-    free = there - ranks * (plan.solve.least + INTERPRETER)
+    free = there - plan.solve.of_host(ranks) - ranks * INTERPRETER
     known = "" if times.stream_seconds is None else f", {duration(times.stream_seconds)}"
     yield (
         f"{plan.tiles_per_rank - plan.tiles_in_memory} of {plan.tiles_per_rank} tiles of a rank do "

@@ -82,8 +82,8 @@ def _memory(plan: Plan, place: Place) -> list[Line]:
             f"{size(kernel.total)} in the kernel phase ({size(kernel.blocks)} for rows, "
             f"{size(kernel.tiles)} for tiles, {size(kernel.workspace)} for {threads} thread(s)); "
             f"{size(plan.solve_memory_per_rank)} in the solve ({size(held)} for tiles, "
-            f"{size(solve.vectors)} for vectors, {size(solve.factor)} for the preconditioner); the "
-            "interpreter takes 0.2 GB more",
+            f"{size(solve.vectors)} for vectors, {size(solve.factor)} for the preconditioner"
+            f"{_dense(plan)}); the interpreter takes 0.2 GB more",
         ),
         ("vectors", _vectors(plan)),
         ("tiles in a pass", _places(plan)),
@@ -122,6 +122,11 @@ def _places(plan: Plan) -> str:
     if plan.tiles_outside == "streamed":
         rest += f" ({size(plan.streamed_per_pass)} read by a rank in each pass)"
     return f"of a rank {held} resident{there}, {rest}" if held else f"of a rank {rest}{there}"
+
+
+def _dense(plan: Plan) -> str:
+    dense = plan.solve.dense
+    return f", {size(dense)} on rank 0 for the whole kernel" if dense else ""
 
 
 def _transfers(plan: Plan) -> list[Line]:

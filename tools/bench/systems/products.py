@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,38 +32,49 @@ READ_BYTES = 384 * MEGABYTE  # a rank: far more than the caches hold
 PIECE = 16 * MEGABYTE  # of a plain read
 
 
-def machine_rates(comm: Communicator, seconds: float) -> Answer:
-    """Measure float64 GEMM and reads of memory, all ranks at once. Collective."""
-    a = np.random.default_rng(comm.rank).standard_normal((ORDER, ORDER))
-    out = np.empty_like(a)
-    gemm = quickest(comm, partial(np.matmul, a, a, out=out), seconds)
-    long = np.ones(READ_BYTES // 8)
-    read = quickest(comm, partial(np.dot, long, long), seconds)
-    return {
-        "flops_per_s": 2 * ORDER**3 * comm.size / gemm,
-        "bytes_per_s": READ_BYTES * comm.size / read,
-    }
+class Machine:
+    """What the ranks' processors do at their best: float64 GEMM, and reads of memory."""
+
+    def __init__(self, comm: Communicator) -> None:
+        self._comm = comm
+        a = np.random.default_rng(comm.rank).standard_normal((ORDER, ORDER))
+        long = np.ones(READ_BYTES // 8)
+        self._gemm = partial(np.matmul, a, a, out=np.empty_like(a))
+        self._read = partial(np.dot, long, long)
+
+    def rates(self, seconds: float) -> Answer:
+        """Measure all ranks at once, each rate for about so long. Collective."""
+        return {
+            "flops_per_s": 2 * ORDER**3 * self._comm.size / self._each(self._gemm, seconds),
+            "bytes_per_s": READ_BYTES * self._comm.size / self._each(self._read, seconds),
+        }
+
+    def _each(self, work: Callable[[], object], seconds: float) -> float:
+        """Return the mean seconds of one of several calls. Collective."""
+        calls = math.ceil(seconds / together(self._comm, work))
+        return together(self._comm, lambda: [work() for _ in range(calls)]) / calls
 
 
 def products(
     comm: Communicator, path: str, rows: int, columns: list[int], seconds: float, rounds: int
 ) -> Answer:
-    """Time products of tiles in memory, in turn with the machine's own rates. Collective."""
-    operator = resident(comm, Path(path), rows)
-    blocks = {c: _block(operator, c) for c in columns}
-    machine, times = [], dict.fromkeys(columns, np.inf)
-    for _ in range(rounds):
-        machine.append(machine_rates(comm, seconds / 2))
-        for count, v in blocks.items():
-            last = quickest(comm, partial(operator.apply, v), seconds)
-            times[count] = min(times[count], last)
-    return {
-        "n": operator.n,
-        "bytes": _stored_bytes(Path(path), rows),
-        "flops": {c: flops(operator.n, c) for c in columns},
-        "machine": {key: max(one[key] for one in machine) for key in machine[0]},
-        "seconds": times,
-    }
+    """Time products of tiles in memory, in turn with the machine's own rates. Collective.
+
+    Other users of a machine slow both, so they are compared pair by pair, each of a pair measured
+    for as long as the other.
+    """
+    operator, machine = resident(comm, Path(path), rows), Machine(comm)
+    pairs: dict[int, list[Answer]] = {}
+    for count in columns:
+        work = partial(operator.apply, _block(operator, count))
+        taken, passed = together(comm, work), 0.0
+        pairs[count] = []
+        while passed < rounds * seconds or len(pairs[count]) < rounds:
+            rates = machine.rates(taken)
+            taken = together(comm, work)
+            passed += taken
+            pairs[count].append({**rates, "seconds": taken})
+    return {"n": operator.n, "bytes": _stored_bytes(Path(path), rows), "pairs": pairs}
 
 
 def flops(n: int, columns: int) -> int:
@@ -79,23 +92,28 @@ def _stored_bytes(path: Path, rows: int) -> int:
 
 
 def streamed(comm: Communicator, path: str, rows: int, columns: list[int], rounds: int) -> Answer:
-    """Time products of tiles that come from a file that no cache holds. Collective."""
-    file, times, plain = Path(path), dict.fromkeys(columns, np.inf), np.inf
-    operator = _streamed_operator(comm, file, rows)
+    """Time products of tiles that come from a file that no cache holds. Collective.
+
+    Each in turn with plain reads of the file, and the same product of tiles in memory.
+    """
+    file = Path(path)
+    operator, held = _streamed_operator(comm, file, rows), resident(comm, file, rows)
     cold = forget(comm, file)
+    turns: dict[int, list[Answer]] = {count: [] for count in columns}
     for _ in range(rounds):
-        forget(comm, file)
-        plain = min(plain, together(comm, partial(_plain_reads, comm, file, rows)))
         for count in columns:
             v = _block(operator, count)
             forget(comm, file)
-            times[count] = min(times[count], together(comm, partial(operator.apply, v)))
+            plain = together(comm, partial(_plain_reads, comm, file, rows))
+            compute = together(comm, partial(held.apply, v))
+            forget(comm, file)
+            taken = together(comm, partial(operator.apply, v))
+            turns[count].append({"plain": plain, "compute": compute, "seconds": taken})
     return {
         "n": operator.n,
         "bytes": _stored_bytes(file, rows),
         "cold": cold,
-        "plain_seconds": plain,
-        "seconds": times,
+        "turns": turns,
     }
 
 
