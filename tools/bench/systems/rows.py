@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ HARDEST = RIDGES[0]
 SHARES = (0.125, 0.25, 0.5, 1.0)  # the nested training-set sizes
 KINDS = ("greedy", "random", "nystrom")
 TOLERANCE = 1e-6
+RATES = ("flops_per_s", "bytes_per_s")
 EXACT_ROWS = 3000  # of which all eigenvectors can be found
 OUTPUTS = 10
 
@@ -46,20 +46,20 @@ def resident_products(settings: Settings) -> Rows:
         found = ask(settings.ranks, "products", **_product_options(settings, kernel, path))
         for columns in COLUMNS:
             pairs = found["pairs"][str(columns)]
-            limits = [_limit(found, pair, columns) for pair in pairs]
-            which = _mode(name for _, name in limits)
-            took = median(pair["seconds"] for pair in pairs)
+            rates = {name: max(pair[name] for pair in pairs) for name in RATES}
+            limit, which = _limit(found, rates, columns)
+            took = min(pair["seconds"] for pair in pairs)
+            middle = median(_limit(found, pair, columns)[0] / pair["seconds"] for pair in pairs)
             yield Entry(
                 "a",
                 f"product, {columns} columns, in memory",
                 kernel.title,
                 f"share of {which}",
-                median(
-                    limit / pair["seconds"] for (limit, _), pair in zip(limits, pairs, strict=True)
-                ),
+                limit / took,
                 0.8,
-                predicted=seconds(median(limit for limit, _ in limits)),
-                measured=f"{seconds(took)}, {_rates(found, columns, took)}",
+                predicted=seconds(limit),
+                measured=f"{seconds(took)}, {_rates(found, columns, took)}; "
+                f"median of {len(pairs)} pairs {middle:.2f}",
                 raw=found,
             )
 
@@ -81,10 +81,6 @@ def _limit(found: Mapping[str, Any], rates: Mapping[str, float], columns: int) -
     return (compute, "the GEMM rate") if compute > read else (read, "reading memory")
 
 
-def _mode(names: Iterable[str]) -> str:
-    return Counter(names).most_common(1)[0][0]
-
-
 def _rates(found: Mapping[str, Any], columns: int, took: float) -> str:
     compute, read = flops(found["n"], columns) / took, found["bytes"] / took
     return f"{compute / 1e9:.1f} GF/s, {read / 1e9:.2f} GB/s"
@@ -98,21 +94,21 @@ def streamed_products(settings: Settings) -> Rows:
         found = ask(settings.ranks, "streamed", **options)
         for columns in COLUMNS:
             turns = found["turns"][str(columns)]
-            limits = [max(turn["plain"], turn["compute"]) for turn in turns]
-            by_disk = sum(turn["plain"] > turn["compute"] for turn in turns)
-            which = "the disk" if 2 * by_disk > len(turns) else "the product in memory"
-            took = median(turn["seconds"] for turn in turns)
-            plain = median(turn["plain"] for turn in turns)
+            plain, compute, took = (
+                min(turn[name] for turn in turns) for name in ("plain", "compute", "seconds")
+            )
+            middle = median(max(t["plain"], t["compute"]) / t["seconds"] for t in turns)
             yield Entry(
                 "b",
                 f"product, {columns} columns, cold file",
                 kernel.title,
-                f"share of {which}",
-                median(limit / turn["seconds"] for limit, turn in zip(limits, turns, strict=True)),
+                f"share of {'the disk' if plain > compute else 'the product in memory'}",
+                max(plain, compute) / took,
                 0.85,
-                predicted=seconds(median(limits)),
+                predicted=seconds(max(plain, compute)),
                 measured=f"{seconds(took)}, {found['bytes'] / took / 1e9:.2f} GB/s"
-                f" (disk {found['bytes'] / plain / 1e9:.2f})",
+                f" (disk {found['bytes'] / plain / 1e9:.2f}); "
+                f"median of {len(turns)} turns {middle:.2f}",
                 raw=found,
             )
 
