@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import agreement
+from hpcnk.engine.device.tiles import DeviceMemory
 from hpcnk.errors import StorageError
 from hpcnk.run.first_reading import Take, read_all
 from hpcnk.run.needs.solve_memory import least_share, require_solve_memory, solve_job
@@ -62,7 +63,7 @@ def open_operator(
     mine = sorted(deal(grid, comm.size, comm.rank))
     with agreement(comm):
         places = first_places(session.deck, mine, layout.tile_bytes, room, device_room)
-    on_device, held = DeviceTiles(device) if device else None, dict[int, HeldTile]()
+        on_device, held = _on_device(device, layout, places), dict[int, HeldTile]()
     seconds = read_all(session, layout, contents, mine, _keeper(places, on_device, held))
     products = make_products(session.deck.kernel.backend, session.threads)
     with ExitStack() as opened:
@@ -78,6 +79,12 @@ def open_operator(
         merged = MergedTiles(sources, products, watch.going)
         everything: list[TileSource] = [merged, *([on_device] if on_device else [])]
         yield WatchedOperator(make_sums(session), grid.n, everything, watch)
+
+
+def _on_device(device: DeviceMemory | None, layout: Layout, places: Places) -> DeviceTiles | None:
+    """Take the GPU's memory for this rank's tiles there."""
+    tiles = [layout.grid.at(number) for number in places.at(GPU)]
+    return DeviceTiles(device, tiles, np.dtype(layout.dtype)) if device and tiles else None
 
 
 def _keeper(places: Places, on_device: DeviceTiles | None, held: Held) -> Take:

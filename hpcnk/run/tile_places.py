@@ -107,7 +107,7 @@ def room_on_device(comm: Communicator, memory: DeviceMemory | None, job: SolveJo
     _, ranks = place_on_host(comm)
     free = SPARE * memory.free_bytes() / -(-ranks // memory.count) if memory else 0.0
     comm.allgather(None)  # nobody fills the GPU before all have looked
-    return max(0, int(free) - pass_bytes(job.n, job.systems)) if memory else 0
+    return max(0, int(free) - pass_bytes(job.n, job.tile, job.systems)) if memory else 0
 
 
 def tell(session: Session, layout: Layout, places: Places, seconds: float) -> None:

@@ -277,7 +277,7 @@ def gpu(monkeypatch):
     """Return a function that puts NumPy in place of a GPU with room for so many tiles."""
 
     def put(tiles, layout):
-        free = (tiles + 0.5) * layout.tile_bytes + tile_places.pass_bytes(44, 3)
+        free = (tiles + 0.5) * layout.tile_bytes + tile_places.pass_bytes(44, layout.grid.tile, 3)
         memory = HostMemory(int(free / tile_places.SPARE) + 1)
         monkeypatch.setattr(tile_places, "device_memory", lambda number: memory)
         monkeypatch.setattr(tile_places, "device_problem", lambda: "")

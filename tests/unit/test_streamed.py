@@ -225,34 +225,55 @@ def test_tiles_that_stay_are_spread_evenly(count):
 # --- tiles in the memory of a GPU, for which NumPy stands in
 
 
-@pytest.mark.parametrize("strip", [1, 1 << 30])
-def test_products_on_a_device(strip, monkeypatch):
-    monkeypatch.setattr("hpcnk.engine.device.tiles.STRIP_BYTES", strip)
-    memory = HostMemory()
-    source = DeviceTiles(memory)
-    for tile, entries in tiles_of(K, GRID, range(0, GRID.count, 2)):
+def on_device(memory, numbers):
+    source = DeviceTiles(memory, [GRID.at(number) for number in numbers], K.dtype)
+    for tile, entries in tiles_of(K, GRID, numbers):
         source.hold(tile, entries)
-    before = len(memory.uploads)
+    return source
+
+
+# A row at a time, a few tiles at a time, all at once.
+@pytest.mark.parametrize("batch", [1, 100_000, 1 << 30])
+def test_products_on_a_device(batch, monkeypatch):
+    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", batch)
+    memory = HostMemory()
+    source = on_device(memory, range(0, GRID.count, 2))
     both = operator(source, resident(range(1, GRID.count, 2)))
     v = np.random.default_rng(0).normal(size=(N, 4))
     sizes = np.array([N, 70, 70, 1])
     for column, size in enumerate(sizes):
         v[size:, column] = 0
     found = both.apply(v, sizes)
-    assert len(memory.uploads) == before + 1 and memory.downloads == 1
+    assert memory.downloads == 1
     for column, size in enumerate(sizes):
         expected = K[:size].astype(float) @ v[:, column]
         np.testing.assert_allclose(found[:size, column], expected, rtol=1e-12, atol=1e-12)
-    assert all(array.dtype == np.float32 for array in memory.uploads[:before])
     np.testing.assert_array_equal(both.diagonal(), K.diagonal())
     np.testing.assert_array_equal(both.columns(np.array([7, 80])), K[:, [7, 80]])
 
 
 def test_a_device_with_no_tile_in_reach_is_not_asked():
     memory = HostMemory()
-    source = DeviceTiles(memory)
-    source.add_products(np.zeros((N, 1)), np.array([N]), SimpleNamespace())
-    assert not memory.uploads and pass_bytes(N, 1) > 0
+    source = on_device(memory, [GRID.count - 1])
+    source.add_products(np.zeros((N, 1)), np.array([1]), SimpleNamespace())
+    assert not memory.uploads
+
+
+def test_batches_stay_within_the_memory_that_is_planned(monkeypatch):
+    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", 1 << 20)
+    columns, sizes = 9, []
+    monkeypatch.setattr(
+        "hpcnk.engine.device.tiles.Products.add",
+        lambda self, entries, parts, columns: sizes.append((entries.shape, columns)),
+    )
+    source = on_device(HostMemory(), range(GRID.count))
+    sums = SimpleNamespace(add=lambda rows, addend: None)
+    source.add_products(np.zeros((N, columns)), np.full(columns, N), sums)
+    held = sum(np.prod(shape) for shape, _ in sizes)
+    assert held == sum(np.prod(tile.shape) for tile in map(GRID.at, range(GRID.count)))
+    for (count, height, width), reached in sizes:
+        most = 8 * count * (height * width + 8 * (height + width) * reached)
+        assert reached == columns and most <= pass_bytes(N, TILE, columns) - 16 * N * columns
 
 
 def test_the_memory_of_a_real_gpu():
@@ -263,9 +284,7 @@ def test_the_memory_of_a_real_gpu():
         pytest.skip(device_problem())
     memory = device_memory(0)
     before = memory.free_bytes()
-    source = DeviceTiles(memory)
-    for tile, entries in tiles_of(K, GRID):
-        source.hold(tile, entries)
+    source = on_device(memory, range(GRID.count))
     v = np.random.default_rng(0).normal(size=(N, 4))
     np.testing.assert_allclose(operator(source).apply(v), K.astype(float) @ v, rtol=1e-12)
     assert before > 0

@@ -194,10 +194,20 @@ class CupyMemory:
         with self.active():
             return self._cupy.asarray(array)
 
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype) -> DeviceArray:
+        """Allocate without a value."""
+        with self.active():
+            return self._cupy.empty(shape, dtype)
+
     def zeros(self, shape: tuple[int, ...]) -> DeviceArray:
         """Allocate float64 zeros."""
         with self.active():
             return self._cupy.zeros(shape)
+
+    def write(self, array: NDArray, target: DeviceArray) -> None:
+        """Copy an array into contiguous device memory of its shape and type."""
+        with self.active():
+            target.set(array)
 
     def download(self, array: DeviceArray) -> NDArray:
         """Copy an array back."""

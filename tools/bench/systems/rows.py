@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from hpcnk.engine import device_problem
 from tools.bench.systems.kernels import Kernel
 from tools.bench.systems.launch import ask
 from tools.bench.systems.products import flops
@@ -254,6 +255,28 @@ def block_or_columns(settings: Settings) -> Rows:
             )
 
 
+def device_products(settings: Settings) -> Rows:
+    """h. Products with tiles in a GPU's memory; nothing where there is no GPU."""
+    for kernel, path in () if device_problem() else settings.kernels:
+        options = _product_options(settings, kernel, path)
+        del options["rounds"]
+        found = ask(1, "device_products", **options)
+        for columns in COLUMNS:
+            limit, which = _limit(found, found["rates"], columns)
+            took, inside = (found[name][str(columns)] for name in ("seconds", "inside"))
+            yield Entry(
+                "h",
+                f"product, {columns} columns, on {found['device']}",
+                kernel.title,
+                f"share of {which}",
+                limit / took,
+                predicted=seconds(limit),
+                measured=f"{seconds(took)}, {_rates(found, columns, took)}; without the copies of "
+                f"vectors {seconds(inside)}, {limit / inside:.2f}",
+                raw=found,
+            )
+
+
 Maker = Callable[[Settings], Rows]
 ROWS: dict[str, Maker] = {
     "a": resident_products,
@@ -262,4 +285,5 @@ ROWS: dict[str, Maker] = {
     "d": preconditioners,
     "f": rank_scaling,
     "g": block_or_columns,
+    "h": device_products,
 }

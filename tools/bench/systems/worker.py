@@ -13,12 +13,13 @@ from threadpoolctl import threadpool_limits
 from hpcnk.comm import world
 from hpcnk.comm.node import place_on_host
 from tools.bench import machine
+from tools.bench.systems.device import device_products
 from tools.bench.systems.held import THREADS
 from tools.bench.systems.products import products, scaling, streamed
 from tools.bench.systems.solves import solves
 
 JOBS: Mapping[str, Callable[..., Any]] = {
-    job.__name__: job for job in (products, streamed, scaling, solves)
+    job.__name__: job for job in (products, device_products, streamed, scaling, solves)
 }
 
 
