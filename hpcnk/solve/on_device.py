@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import Sum
-from hpcnk.engine.device.tiles import DeviceMemory, StackedTiles
+from hpcnk.engine.device.tiles import DeviceMemory, Panels
 from hpcnk.solve.tiles import Array, HeldTile, Sizes, Wanted, reach, within
 from hpcnk.tiling import Tile
 
@@ -22,7 +22,7 @@ class DeviceTiles:
     """
 
     def __init__(self, memory: DeviceMemory, tiles: Iterable[Tile], dtype: np.dtype) -> None:
-        self._held = StackedTiles(memory, tiles, dtype)
+        self._held = Panels(memory, tiles, dtype)
 
     def hold(self, tile: Tile, entries: NDArray[Any]) -> None:
         """Copy a tile to the GPU."""

@@ -260,20 +260,18 @@ def test_a_device_with_no_tile_in_reach_is_not_asked():
 
 
 def test_batches_stay_within_the_memory_that_is_planned(monkeypatch):
-    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", 1 << 20)
-    columns, sizes = 9, []
-    monkeypatch.setattr(
-        "hpcnk.engine.device.tiles.Products.add",
-        lambda self, entries, parts, columns: sizes.append((entries.shape, columns)),
-    )
-    source = on_device(HostMemory(), range(GRID.count))
-    sums = SimpleNamespace(add=lambda rows, addend: None)
-    source.add_products(np.zeros((N, columns)), np.full(columns, N), sums)
-    held = sum(np.prod(shape) for shape, _ in sizes)
-    assert held == sum(np.prod(tile.shape) for tile in map(GRID.at, range(GRID.count)))
-    for (count, height, width), reached in sizes:
-        most = 8 * count * (height * width + 8 * (height + width) * reached)
-        assert reached == columns and most <= pass_bytes(N, TILE, columns) - 16 * N * columns
+    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", 30_000)
+    source, columns = on_device(HostMemory(), range(GRID.count)), 9
+    sums, v = np.zeros((N, columns)), np.random.default_rng(0).normal(size=(N, columns))
+    panels = list(source._held._panels.values())
+    for panel in panels:
+        for start, stop in panel._batches(columns):
+            width = panel.tiles[0].shape[1]
+            rows = 8 * (stop - start) * (width + 4 * columns)
+            assert rows + 8 * columns * (2 * N + 4 * width) <= pass_bytes(N, TILE, columns)
+        panel.add_products(v, sums, columns)
+    assert len(list(panels[-1]._batches(columns))) > 1
+    np.testing.assert_allclose(sums, K.astype(float) @ v, rtol=1e-12, atol=1e-12)
 
 
 def test_the_memory_of_a_real_gpu():

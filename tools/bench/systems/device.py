@@ -13,14 +13,14 @@ import numpy as np
 from hpcnk import store
 from hpcnk.comm import FloatSums
 from hpcnk.comm.world import Communicator
-from hpcnk.engine.device.tiles import Products, StackedTiles, device_memory
+from hpcnk.engine.device.tiles import Panels, device_memory
 from hpcnk.solve import TileOperator
 from hpcnk.solve.on_device import DeviceTiles
 from hpcnk.tiling import Tile
 from tools.bench.systems.held import Answer, grid_of, quickest
 
 ORDER = 8192  # of the matrices whose product gives the GEMM rate
-READ_NUMBERS = 1 << 29  # float64: 4 GiB
+COPIED_NUMBERS = 1 << 29  # float64: 4 GiB
 
 
 def device_products(
@@ -32,7 +32,7 @@ def device_products(
     memory, file = device_memory(0), Path(path)
     layout, grid = store.read_layout(file), grid_of(file, rows)
     tiles, dtype = [grid.at(number) for number in range(grid.count)], np.dtype(layout.dtype)
-    source, bare = DeviceTiles(memory, tiles, dtype), StackedTiles(memory, tiles, dtype)
+    source, bare = DeviceTiles(memory, tiles, dtype), Panels(memory, tiles, dtype)
     with store.TileReader(layout) as reader:
         for tile in tiles:
             height, width = tile.shape
@@ -44,7 +44,9 @@ def device_products(
     for count in columns:
         v = np.random.default_rng(1).standard_normal((grid.n, count))
         whole[count] = quickest(comm, partial(operator.apply, v), seconds)
-        inside[count] = _seconds(cupy, _asked(bare, Products(memory, v), count), seconds)
+        vectors, sums = memory.upload(v), memory.zeros(v.shape)
+        work = partial(bare.add_products, vectors, sums, partial(_all, count))
+        inside[count] = _seconds(cupy, work, seconds)
     return {
         "n": grid.n,
         "bytes": grid.count * layout.tile_bytes,
@@ -55,20 +57,17 @@ def device_products(
     }
 
 
-def _asked(tiles: StackedTiles, products: Products, count: int) -> Callable[[], object]:
-    def reach(tile: Tile) -> int:
-        return count
-
-    return partial(tiles.add_products, products, reach)
+def _all(columns: int, tile: Tile) -> int:
+    return columns
 
 
 def _rates(cupy: Any, seconds: float) -> dict[str, float]:
-    """Measure float64 GEMM, and a scalar product of a long vector with itself."""
+    """Measure float64 GEMM, and a copy within the device's memory: bytes read and written."""
     square = cupy.random.standard_normal((ORDER, ORDER))
     gemm = _seconds(cupy, lambda: square @ square, seconds)
-    long = cupy.ones(READ_NUMBERS)
-    read = _seconds(cupy, lambda: cupy.dot(long, long), seconds)
-    return {"flops_per_s": 2 * ORDER**3 / gemm, "bytes_per_s": 8 * READ_NUMBERS / read}
+    long, other = cupy.ones(COPIED_NUMBERS), cupy.empty(COPIED_NUMBERS)
+    copy = _seconds(cupy, lambda: cupy.copyto(other, long), seconds)
+    return {"flops_per_s": 2 * ORDER**3 / gemm, "bytes_per_s": 2 * 8 * COPIED_NUMBERS / copy}
 
 
 def _seconds(cupy: Any, work: Callable[[], object], seconds: float) -> float:
