@@ -84,7 +84,7 @@ def read_settings(options: argparse.Namespace) -> tuple[Settings, list[str]]:
     cores = len(machine.usable_cores())
     ranks = min(2, cores)
     files = tuple((kernel, made(kernel, options.cache, ranks)) for kernel in kernels)
-    quick = {"seconds": 0.02, "rounds": 1, "limit": 2.0} if options.quick else {}
+    quick = {"seconds": 0.02, "rounds": 1, "limit": 60.0} if options.quick else {}
     settings = {"limit": options.limit, **quick}
     return Settings(files, tuple(options.peer), ranks, cores, **settings), notes
 
