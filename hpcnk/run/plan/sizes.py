@@ -240,7 +240,7 @@ def _engine(deck: Deck, threads: int) -> Engine:
 def _no_rate(engine: Engine, input_shape: tuple[int, ...], absent: bool) -> str:
     """Say why nobody can tell how fast the kernel is computed; empty where it is known."""
     if absent or engine.backend == "gpu":
-        return "no GPU rate has been measured"
+        return "no GPU rate is known to plans"
     if engine.backend != "cpu":
         return f"no rate of the back end {engine.backend} has been measured"
     unknown = unmeasured_layers(engine.architecture.plan(input_shape))
