@@ -16,6 +16,7 @@ def test_inside(ranks, tmp_path):
         *(sys.executable, "-m", "pytest", "--with-mpi", "-q", "-p", "no:cacheprovider"),
         "tests/parallel/inside",
     ]
-    ended = launch(ranks, arguments, cwd=PROJECT, environment={"HPCNK_INSIDE": str(tmp_path)})
+    environment = {"HPCNK_INSIDE": str(tmp_path)}
+    ended = launch(ranks, arguments, limit=240, cwd=PROJECT, environment=environment)
     assert ended.code == 0, ended.output
     assert ended.output.count(" passed") == ranks, ended.output
