@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from types import SimpleNamespace
 
 import h5py
@@ -13,9 +14,11 @@ from hpcnk.deck import read_deck
 from hpcnk.errors import BackendError, Stopped, StorageError, UsageError
 from hpcnk.kernels import find_problems, parse
 from hpcnk.run import recomputing, tile_places, watched
+from hpcnk.run.first_reading import read_all
 from hpcnk.run.folder import Folder
 from hpcnk.run.needs import solve_memory
 from hpcnk.run.operators import open_operator
+from hpcnk.solve import streamed
 from hpcnk.store import read_attributes, read_layout
 from hpcnk.store.attributes import write_attributes
 from tests.conftest import small_deck
@@ -267,6 +270,21 @@ def test_a_signal_ends_the_first_reading(kernel):
     opened.session.stop.requested = "SIGTERM"
     with pytest.raises(Stopped):
         opened.products(V)
+
+
+def test_a_tile_that_is_read_first_stays_until_the_next_is_asked_for(kernel, monkeypatch):
+    monkeypatch.setattr(streamed, "AHEAD_BYTES", 0)  # the ring of buffers comes round
+    opened, seen = kernel(), []
+    expected = whole(opened.folder.kernel)
+
+    def slowly(tile, entries):
+        time.sleep(0.01)  # readers that may overwrite it have time to do so
+        np.testing.assert_array_equal(entries, expected[tile.rows, tile.columns])
+        seen.append(tile.number)
+
+    numbers = list(range(opened.layout.grid.count))
+    read_all(opened.session, opened.layout, opened.contents, numbers, slowly)
+    assert seen == numbers
 
 
 # --- a GPU
