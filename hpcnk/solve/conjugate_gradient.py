@@ -7,10 +7,14 @@ directions are orthonormalised in each step, and those that depend on the others
 Li, "A breakdown-free block conjugate gradient method", BIT 2017). With groups of one column this is
 the usual CG.
 
-The residual that CG carries along drifts from the true one, so it is not believed: when it falls
-below the tolerance the column leaves the search, its solution takes part in the next pass, and the
-residual computed from it decides. Columns that fail the test form a group of their own that starts
-again from their true residuals. A start from given solutions begins with that test.
+A column whose residual falls below the tolerance rests: its solution stays as it is, while its
+directions still serve the rest of its group. Left alone, the last column of a group would need as
+many passes as a search of one column: up to several times as many (tests/unit/test_solver.py).
+
+The residual that CG carries along drifts from the true one, so it is not believed: when all columns
+of a group rest, the next pass takes their solutions in place of the directions, and the residuals
+computed from it decide. The group starts again from the true residuals of those that fail the test.
+A start from given solutions begins with that test.
 
 Rows of vectors are spread over the ranks. What decides (small matrices, norms) is summed over all
 rows, and rank 0 decides for all (see `Spread`). All that the iteration carries along is a
@@ -53,21 +57,22 @@ class Limits:
 
 
 class Status(Enum):
-    """How a column ended; the value is a sentence of advice."""
+    """How a column ended, in words."""
 
     CONVERGED = "converged"
     MAX_ITERATIONS = (
         "not converged within max_iterations: raise it, raise the preconditioner's rank, "
         "or raise the ridge"
     )
-    STAGNATED = (
-        "stagnated: rounding keeps the true residual above the tolerance; "
-        "raise the tolerance or the ridge, or use kernel.dtype float64"
-    )
+    STAGNATED = "stagnated: rounding keeps the true residual above the tolerance"
     INDEFINITE = (
-        "indefinite: the stored kernel plus this ridge is not positive definite to rounding; "
-        "raise the ridge or use kernel.dtype float64"
+        "indefinite: the stored kernel plus this ridge is not positive definite to rounding"
     )
+
+    @property
+    def by_rounding(self) -> bool:
+        """Whether a ridge too small for the kernel's rounding is to blame."""
+        return self in (Status.STAGNATED, Status.INDEFINITE)
 
 
 @dataclass(frozen=True)
@@ -180,15 +185,22 @@ class Systems:
             Group(columns, self._problem.matrices[columns[0]], residuals[:, columns])
             for columns in parts
         ]
-        z = self._precondition([(group.matrix, group.r) for group in begun])
-        orthonormal(self._spread, begun, z)
+        self._search_from_residuals(begun)
         self._groups = sorted(
             [*self._groups, *begun], key=lambda group: -self._sizes[group.columns[0]]
         )
 
+    def _search_from_residuals(self, groups: Sequence[Group]) -> None:
+        z = self._precondition([(group.matrix, group.r) for group in groups])
+        orthonormal(self._spread, groups, z)
+
+    def _searching(self) -> list[Group]:
+        """Return the groups whose columns are not about to be checked."""
+        return [g for g in self._groups if not np.isin(g.columns, self._checking).any()]
+
     def block(self) -> Array:
         """Return what goes through K next: search directions, and solutions to be checked."""
-        parts = [group.p for group in self._groups] + [self._x[:, self._checking]]
+        parts = [group.p for group in self._searching()] + [self._x[:, self._checking]]
         return np.take(np.concatenate(parts, axis=1), self._order(), axis=1)
 
     def sizes(self) -> Integers:
@@ -196,7 +208,7 @@ class Systems:
         return self._unordered_sizes()[self._order()]
 
     def _unordered_sizes(self) -> Integers:
-        searching = [np.full(g.p.shape[1], self._sizes[g.columns[0]]) for g in self._groups]
+        searching = [np.full(g.p.shape[1], self._sizes[g.columns[0]]) for g in self._searching()]
         return np.concatenate([*searching, self._sizes[self._checking]])
 
     def _order(self) -> Integers:
@@ -206,15 +218,15 @@ class Systems:
         """Take K times the block, this rank's rows, and move every column one step."""
         self._require_finite(product)
         self.passes += 1
-        before, checking = self.left, self._checking
+        before, checking, searching = self.left, self._checking, self._searching()
         unordered = np.empty_like(product)
         unordered[:, self._order()] = product
-        ends = np.cumsum([group.p.shape[1] for group in self._groups])
+        ends = np.cumsum([group.p.shape[1] for group in searching])
         *parts, checked = np.split(unordered, ends, axis=1) if len(ends) else [unordered]
-        for group, q in zip(self._groups, parts, strict=True):
+        for group, q in zip(searching, parts, strict=True):
             group.q = self._plus_ridge(q, group.matrix, group.p)
         self._checking = np.arange(0)
-        self._step()
+        self._step(searching)
         self._check(checking, checked)
         self.history.append(float(self._relative[before].max()))
 
@@ -237,46 +249,52 @@ class Systems:
             self._x, self._iterations, self._relative, status, self.passes, self.history
         )
 
-    def _step(self) -> None:
-        """One CG iteration of all groups, q = (P K P + ridge I) p."""
-        if not self._groups:
-            return
-        for group in step_length(self._spread, self._groups):
+    def _step(self, groups: Sequence[Group]) -> None:
+        """One CG iteration of these groups, q = (P K P + ridge I) p."""
+        lost = step_length(self._spread, groups) if groups else []
+        for group in lost:
             self._give_up(group)
-        for group in self._groups:
-            self._x[:, group.columns] += group.p @ group.step
+        groups = [group for group in groups if group not in lost]
+        if not groups:
+            return
+        moving = [self._moving(group.columns) for group in groups]
+        for group, moves in zip(groups, moving, strict=True):
+            self._x[:, group.columns[moves]] += group.p @ group.step[:, moves]
             group.r -= group.q @ group.step
-            self._iterations[group.columns] += 1
-        z = self._precondition([(group.matrix, group.r) for group in self._groups])
-        squares, couplings = self._measure(z)
-        for i, group in enumerate(self._groups):
-            self._relative[group.columns] = np.sqrt(squares[i]) / self._scale[group.columns]
-            going = ~self._pause(group.columns)
-            group.keep(going)
-            z[i], couplings[i] = z[i][:, going], couplings[i][:, going]
-        alive = [i for i, group in enumerate(self._groups) if group.columns.size]
-        self._groups = [self._groups[i] for i in alive]
-        turn(self._spread, self._groups, [z[i] for i in alive], [couplings[i] for i in alive])
+            self._iterations[group.columns[moves]] += 1
+        z = self._precondition([(group.matrix, group.r) for group in groups])
+        squares, couplings = self._measure(groups, z)
+        for group, moves, square in zip(groups, moving, squares, strict=True):
+            columns = group.columns[moves]
+            self._relative[columns] = np.sqrt(square[moves]) / self._scale[columns]
+            if not self._moving(columns).any():
+                self._send_to_check(group)
+        turn(self._spread, groups, z, couplings)
 
-    def _measure(self, z: list[Array]) -> tuple[list[Array], list[Array]]:
+    def _moving(self, columns: Integers) -> NDArray[np.bool_]:
+        """Tell which columns do not rest: not done by what CG carries, with iterations left."""
+        unknown = self._relative[columns] > self._limits.tolerance
+        unknown &= self._iterations[columns] < self._limits.max_iterations
+        return unknown & np.isin(columns, self.left)
+
+    def _measure(
+        self, groups: Sequence[Group], z: Sequence[Array]
+    ) -> tuple[list[Array], list[Array]]:
         """Return the squared norms of the residuals, and q^T z, of each group."""
-        squares = [dots(group.r, group.r) for group in self._groups]
-        couplings = [gram(group.q, part) for group, part in zip(self._groups, z, strict=True)]
+        squares = [dots(group.r, group.r) for group in groups]
+        couplings = [gram(group.q, part) for group, part in zip(groups, z, strict=True)]
         found = self._spread.totals(*squares, *couplings)
         return found[: len(squares)], found[len(squares) :]
 
-    def _pause(self, columns: Integers) -> NDArray[np.bool_]:
-        """Send columns to be checked that seem done or have no iterations left; say which."""
-        done = self._relative[columns] <= self._limits.tolerance
-        done |= self._iterations[columns] >= self._limits.max_iterations
-        self._checking = np.concatenate([self._checking, columns[done]])
-        return done
+    def _send_to_check(self, group: Group) -> None:
+        waiting = group.columns[np.isin(group.columns, self.left)]
+        self._checking = np.concatenate([self._checking, waiting])
 
     def _give_up(self, group: Group) -> None:
         """Stop iterating these columns; the next pass takes their true residuals."""
-        for column in group.columns:
+        self._send_to_check(group)
+        for column in group.columns[np.isin(group.columns, self.left)]:
             self._status[column] = Status.INDEFINITE
-        self._checking = np.concatenate([self._checking, group.columns])
         self._groups = [other for other in self._groups if other is not group]
 
     def _check(self, columns: Integers, product: Array) -> None:
@@ -301,9 +319,20 @@ class Systems:
             verdict = self._verdict(column, residual)
             if verdict is not None:
                 self._finish(column, verdict, residual)
-        failed = columns[np.isin(columns, self.left)]
-        if failed.size:
-            self._restart(self._together(np.sort(failed)), residuals)
+        self._go_on(columns[np.isin(columns, self.left)], residuals)
+
+    def _go_on(self, failed: Integers, residuals: Array) -> None:
+        """Search again with columns that failed their test, from the residuals of all columns."""
+        self._groups = [g for g in self._groups if np.isin(g.columns, self.left).any()]
+        again = [group for group in self._groups if np.isin(group.columns, failed).any()]
+        for group in again:
+            wrong = np.isin(group.columns, failed)
+            group.r[:, wrong] = residuals[:, group.columns[wrong]]
+        if again:
+            self._search_from_residuals(again)
+        alone = np.setdiff1d(failed, [column for group in again for column in group.columns])
+        if alone.size:
+            self._restart(self._together(alone), residuals)
 
     def _verdict(self, column: int, residual: float) -> Status | None:
         if residual <= self._limits.tolerance:

@@ -33,11 +33,6 @@ class Group:
         self.p = self.q = np.empty((len(r), 0))
         self.curvature = self.step = np.empty((0, 0))
 
-    def keep(self, going: NDArray[np.bool_]) -> None:
-        """Go on with some of the columns alone."""
-        if not going.all():
-            self.columns, self.r = self.columns[going], np.ascontiguousarray(self.r[:, going])
-
 
 def step_length(spread: Spread, groups: Sequence[Group]) -> list[Group]:
     """Set each group's curvature and step; return those with no positive curvature. Collective."""
@@ -56,10 +51,8 @@ def turn(
 ) -> None:
     """Take new directions, conjugate to the last ones: z + p beta. Collective.
 
-    `z` preconditioned residuals; `couplings` q^T z, of the columns that go on.
+    `z` preconditioned residuals; `couplings` q^T z.
     """
-    if not groups:
-        return
     curvatures = [group.curvature for group in groups]
     betas = spread.decide(lambda: list(map(_divided, curvatures, couplings)))
     wanted = [part - g.p @ beta for g, part, beta in zip(groups, z, betas, strict=True)]

@@ -77,15 +77,24 @@ def _misfit_of_columns(snapshot: Snapshot, columns: int) -> str:
 
 
 def _misfit_of_groups(snapshot: Snapshot, matrices: list[Matrix]) -> str:
-    """A column that is left is in one group, whose columns have one matrix, or is checked."""
+    """A column that is left is in one group, whose columns have one matrix, or is checked.
+
+    A group has a column that is left, and all of those are checked or none.
+    """
     group, width, checking = snapshot["group"], snapshot["width"], snapshot["checking"]
-    members = np.flatnonzero(group != NO_GROUP)
-    if not np.array_equal(np.sort(np.concatenate([members, checking])), snapshot["left"]):
+    left = snapshot["left"]
+    alone = left[group[left] == NO_GROUP]
+    if len(np.unique(checking)) < checking.size or not np.isin(checking, left).all():
+        return "columns are checked that are not left"
+    if not np.isin(alone, checking).all():
         return "the columns that are left are not those searched for and checked"
     for number in range(group.max(initial=NO_GROUP) + 1):
         columns = np.flatnonzero(group == number)
         if not columns.size or len({matrices[column] for column in columns}) > 1:
             return f"group {number} is none of one matrix"
+        checked = np.isin(columns[np.isin(columns, left)], checking)
+        if not checked.size or checked.any() != checked.all():
+            return f"group {number} has ended, or is both searched for and checked"
         if (width[columns] != width[columns[0]]).any() or width[columns[0]] > columns.size:
             return f"group {number} has directions that do not fit"
     return ""

@@ -21,7 +21,7 @@ from tests.support.golden import (
 
 TOLERANCE = 1e-6  # in log10 of a residual: rounding of other processors is amplified by CG
 BROKEN = 1000 * TOLERANCE
-EARLY = 8  # passes in which rounding is not amplified much
+EARLY = 5  # passes in which rounding is not amplified much
 WAYS = {"block": True, "single": False}
 
 

@@ -179,8 +179,9 @@ def test_a_state_that_is_impossible_is_found(snapshots, kind):
 @pytest.mark.parametrize(
     "name,value,said",
     [
-        ("checking", [2], "searched for and checked"),
-        ("checking", [7], "searched for and checked"),
+        ("checking", [7], "not left"),
+        ("checking", [0, 0, 1], "not left"),
+        ("checking", [0], "both searched for and checked"),
         ("group", [-1, -1, -1], "searched for and checked"),
         ("group", [0, 1, 0], "one matrix"),
         ("group", [1, 1, 2], "one matrix"),
@@ -191,6 +192,13 @@ def test_a_state_that_is_impossible_is_found(snapshots, kind):
 def test_groups_that_are_impossible_are_found(snapshots, name, value, said):
     snapshot = {**snapshots[3], name: np.array(value)}
     assert said in misfit_of_snapshot(snapshot, 30, MATRICES)
+
+
+def test_a_group_that_has_ended_is_found(snapshots):
+    ended = {"left": np.array([2]), "status": np.array([0, 0, -1])}
+    assert "group 0 has ended" in misfit_of_snapshot({**snapshots[3], **ended}, 30, MATRICES)
+    rests = {"left": np.array([1, 2]), "status": np.array([0, -1, -1])}
+    assert not misfit_of_snapshot({**snapshots[3], **rests}, 30, MATRICES)
 
 
 def test_a_state_has_all_arrays_and_no_others(snapshots):
