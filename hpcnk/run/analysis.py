@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcnk.comm import on_root, rows_to_root
 from hpcnk.report import score
+from hpcnk.run.advice import against_rounding
 from hpcnk.run.labels import read_targets
 from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
@@ -207,7 +208,7 @@ def _evidence(
             session.warn(
                 STAGE,
                 f"evidence: {_name(columns, i)}: none, for the stored kernel plus ridge is not "
-                "positive definite to rounding; raise the ridge or use kernel.dtype float64",
+                f"positive definite to rounding; {against_rounding(session.deck)}",
             )
         session.say(
             f"evidence: {_name(columns, i)}: log marginal likelihood {of.profile:.6g} +- "

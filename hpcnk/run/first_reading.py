@@ -32,7 +32,7 @@ def read_all(
     """
     start, missing = time.perf_counter(), mine
     seconds = 0.0
-    for again in (False, True, True):
+    for again in (False, True):
         with agreement(session.comm), TileReader(layout) as reader:
             missing = list(_damaged(session, reader, missing, take))
         seconds = seconds or (time.perf_counter() - start) / max(1, len(mine))

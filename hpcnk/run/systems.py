@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import Stopped
+from hpcnk.run.advice import against_rounding
 from hpcnk.run.checkpoint import Checkpoints
 from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
 from hpcnk.run.preconditioners import LazyPrecondition, make_preconditioner
@@ -162,8 +163,9 @@ def _warn_of_failures(session: Session, columns: Columns, solution: Solution, wh
             failed = [c for c in part if solution.status[c] is status]
             if failed and status is not Status.CONVERGED:
                 worst = solution.true_relative_residual[failed].max()
+                advice = f"; {against_rounding(session.deck)}" if status.by_rounding else ""
                 session.warn(
                     "solve",
                     f"{which}: {size}ridge {setting.ridge:g}: {len(failed)} of {len(part)} systems "
-                    f"{status.value} (worst true relative residual {worst:.1e})",
+                    f"{status.value} (worst true relative residual {worst:.1e}){advice}",
                 )

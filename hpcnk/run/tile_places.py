@@ -103,10 +103,13 @@ def open_device(session: Session) -> DeviceMemory | None:
 
 
 def room_on_device(comm: Communicator, memory: DeviceMemory | None, job: SolveJob) -> int:
-    """Return the bytes that this rank's part of its GPU has for tiles. Collective."""
+    """Return the bytes that this rank's part of its GPU has for tiles. Collective.
+
+    Raises BackendError.
+    """
     _, ranks = place_on_host(comm)
-    free = SPARE * memory.free_bytes() / -(-ranks // memory.count) if memory else 0.0
-    comm.allgather(None)  # nobody fills the GPU before all have looked
+    with agreement(comm):  # and nobody fills the GPU before all have looked
+        free = SPARE * memory.free_bytes() / -(-ranks // memory.count) if memory else 0.0
     return max(0, int(free) - pass_bytes(job.n, job.tile, job.systems)) if memory else 0
 
 

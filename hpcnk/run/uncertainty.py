@@ -8,6 +8,7 @@ import numpy as np
 
 from hpcnk.comm import agreement, on_root, share_sum
 from hpcnk.errors import UsageError
+from hpcnk.run.advice import against_rounding
 from hpcnk.run.analysis import columns_at_once, distinct, nearby_of
 from hpcnk.run.problem import Columns
 from hpcnk.run.provenance import require_same, settings_provenance
@@ -136,7 +137,7 @@ def _tell(session: Session, parts: list[Variances]) -> None:
         session.warn(
             STAGE,
             f"variance: {negative} are negative by more than rounding: the stored kernel plus "
-            "ridge is not positive definite there; use kernel.dtype float64 or a larger ridge",
+            f"ridge is not positive definite there; {against_rounding(session.deck)}",
         )
     if not all(part.converged for part in parts):
         session.warn(

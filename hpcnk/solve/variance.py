@@ -83,7 +83,8 @@ def variances(
     )
     shape = (len(matrices), count)
     values = prior - explained.reshape(shape)
-    slack = rounding * prior * (1 + lengths.reshape(shape)) ** 2
+    most = max(rounding, operator.n * np.finfo(np.float64).eps)  # of entries, or of sums of n
+    slack = most * prior * (1 + lengths.reshape(shape)) ** 2
     clipped = (values < 0) & (values >= -slack)
     return Variances(
         np.where(clipped, 0.0, values),

@@ -21,7 +21,7 @@ from tests.support.mpi import ENVIRONMENT, hpcnk
 # A kernel of a few hundred tiles, of which each takes milliseconds.
 LAYERS = [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]
 DECK = {
-    "data": {"dataset": "digits", "train": 250, "test": 20},
+    "data": {"dataset": "digits", "train": 350, "test": 20},
     "kernel": {"layers": LAYERS, "tile": 8},
     "solve": {"ridge": 0.01, "tolerance": 1e-6, "preconditioner": "none"},
 }

@@ -103,11 +103,15 @@ def test_slices_of_all_kinds(name, backend):
         cut = rows[part]
         assert len(cut) == len(indices)
         assert np.array_equal(cut.diagonal, rows.diagonal[part])
-        np.testing.assert_allclose(engine.block(cut, rows), whole[part], rtol=1e-13)
-        np.testing.assert_allclose(engine.block(rows, cut), whole[:, part], rtol=1e-13)
-        own = engine.symmetric_block(cut)
-        away = ~np.eye(len(indices), dtype=bool)
-        np.testing.assert_allclose(own[away], whole[part, part][away], rtol=1e-12)
+        # Where an image meets itself, rounding of its scalar product comes out as its root.
+        away = np.array(indices, int)[:, None] != np.arange(19)
+        for found, expected, others in (
+            (engine.block(cut, rows), whole[part], away),
+            (engine.block(rows, cut), whole[:, part], away.T),
+            (engine.symmetric_block(cut), whole[part, part], away[:, part]),
+        ):
+            np.testing.assert_allclose(found[others], expected[others], rtol=1e-12)
+            np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("backend", COMPILED)

@@ -13,11 +13,12 @@ from hpcnk.comm import world
 from hpcnk.deck import read_deck
 from hpcnk.errors import BackendError, Stopped, StorageError, UsageError
 from hpcnk.kernels import find_problems, parse
-from hpcnk.run import recomputing, tile_places, watched
+from hpcnk.run import first_reading, recomputing, tile_places, watched
 from hpcnk.run.first_reading import read_all
 from hpcnk.run.folder import Folder
 from hpcnk.run.needs import solve_memory
 from hpcnk.run.operators import open_operator
+from hpcnk.run.repair import repair
 from hpcnk.solve import streamed
 from hpcnk.store import read_attributes, read_layout
 from hpcnk.store.attributes import write_attributes
@@ -285,6 +286,25 @@ def test_a_tile_that_is_read_first_stays_until_the_next_is_asked_for(kernel, mon
     numbers = list(range(opened.layout.grid.count))
     read_all(opened.session, opened.layout, opened.contents, numbers, slowly)
     assert seen == numbers
+
+
+def test_the_seconds_of_a_tile_are_those_of_the_first_reading(kernel, monkeypatch):
+    """What a repair takes would speak against streaming."""
+    opened, clock = kernel(), [5.0]
+    numbers = list(range(opened.layout.grid.count))
+    flip(opened.folder.kernel, 2)
+
+    def slow_repair(*arguments):
+        clock[0] += 1e4
+        return repair(*arguments)
+
+    def take(tile, entries):
+        clock[0] += 1.0
+
+    monkeypatch.setattr(first_reading, "repair", slow_repair)
+    monkeypatch.setattr(first_reading, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    seconds = read_all(opened.session, opened.layout, opened.contents, numbers, take)
+    assert opened.warned and seconds == (len(numbers) - 1) / len(numbers)
 
 
 # --- a GPU

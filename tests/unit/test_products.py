@@ -179,6 +179,7 @@ def test_tiles_that_do_not_fit_are_refused(compiled):
         ([first._replace(columns=4), *rest], v, out),
         ([first._replace(columns=-1), *rest], v, out),
         (placed, v[:-1], out[:-1]),
+        (placed[1:2], v[:63], out[:63]),  # rows within, columns not
         (placed, v[:, :2], out),
         (placed, v.astype(np.float32), out),
         (placed, v, np.asfortranarray(out)),

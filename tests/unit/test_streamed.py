@@ -259,9 +259,11 @@ def test_a_device_with_no_tile_in_reach_is_not_asked():
     assert not memory.uploads
 
 
-def test_batches_stay_within_the_memory_that_is_planned(monkeypatch):
-    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", 30_000)
-    source, columns = on_device(HostMemory(), range(GRID.count)), 9
+@pytest.mark.parametrize("batch", [1, 30_000])
+def test_batches_stay_within_the_memory_that_is_planned(batch, monkeypatch):
+    monkeypatch.setattr("hpcnk.engine.device.tiles.BATCH_BYTES", batch)
+    memory, columns = HostMemory(), 9
+    source = on_device(memory, range(GRID.count))
     sums, v = np.zeros((N, columns)), np.random.default_rng(0).normal(size=(N, columns))
     panels = list(source._held._panels.values())
     for panel in panels:
@@ -269,7 +271,8 @@ def test_batches_stay_within_the_memory_that_is_planned(monkeypatch):
             width = panel.tiles[0].shape[1]
             rows = 8 * (stop - start) * (width + 4 * columns)
             assert rows + 8 * columns * (2 * N + 4 * width) <= pass_bytes(N, TILE, columns)
-        panel.add_products(v, sums, columns)
+        with memory.active():
+            panel.add_products(v, sums, columns)
     assert len(list(panels[-1]._batches(columns))) > 1
     np.testing.assert_allclose(sums, K.astype(float) @ v, rtol=1e-12, atol=1e-12)
 

@@ -25,7 +25,7 @@ from hpcnk.tiling import CrossGrid, TriangleGrid
 
 FLOAT64 = 8  # bytes
 PINNED = 2  # blocks on their way from a GPU, in pinned memory, for each that is begun ahead
-BLAS_BYTES = 2 << 20  # that matrix products of networks without pixels take, about
+BLAS_BYTES = 3 << 20  # that matrix products of networks without pixels take, about
 KEPT_BACK = 1.12  # the allocator does not give all of what is freed back to the system
 VECTOR = 64  # bytes of the longest; rows of a tile that end within one are copied by the engine
 

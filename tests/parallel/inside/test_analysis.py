@@ -8,6 +8,8 @@ from hpcnk.solve import (
     Estimate,
     Limits,
     Quadrature,
+    dense_inverse_diagonals,
+    dense_log_determinants,
     inverse_diagonals,
     log_determinants,
     rows_of_tiles,
@@ -65,3 +67,16 @@ def test_sums_in_any_order_are_as_right(comm):
         assert np.sqrt((relative**2).mean()) == pytest.approx(errors[i], rel=0.3)
         standard_error = samples[i].std(ddof=1) / np.sqrt(8)
         assert abs(samples[i].mean() + np.linalg.slogdet(inverse)[1]) < 4 * standard_error
+
+
+def test_every_rank_has_the_dense_results(comm):
+    k, _, _, _ = digits(N, M)
+    sets = row_sets(N)
+    wanted = matrices(sets, RIDGES)
+    operator = operator_of(FloatSums(comm), k, tile=130)
+    diagonals = operator.spread.whole(dense_inverse_diagonals(operator, wanted, sets).values)
+    determinant = dense_log_determinants(operator, wanted, sets)
+    for i, matrix in enumerate(wanted):
+        keep, a = dense(k, sets, matrix)
+        np.testing.assert_allclose(diagonals[keep, i], np.linalg.inv(a).diagonal(), rtol=1e-8)
+        np.testing.assert_allclose(determinant.of(matrix), np.linalg.slogdet(a)[1], rtol=1e-10)

@@ -228,7 +228,7 @@ def _problem(operator, y, sets):
 def _solved(operator, y, sets, rank):
     problem = _problem(operator, y, sets)
     factor = low_rank(operator, problem, rank) if rank else identity
-    return conjugate_gradient(operator, problem, factor, Limits(1e-10, 1000))
+    return conjugate_gradient(operator, problem, factor, Limits(1e-9, 1000))
 
 
 def _exact(k, y, sets):
