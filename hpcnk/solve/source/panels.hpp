@@ -33,7 +33,13 @@ constexpr int LINE = 2 * VECTOR;  // lanes of a chunk
 constexpr int ROWS = 48;
 constexpr int CHUNKS = 288 / LINE;
 constexpr int STEP = (ROWS + 1) * LINE;  // from chunk to chunk; odd, or all fall into a few cache sets
-constexpr int FETCHED = 2;  // rows from what is widened to what is fetched from memory
+// Rows from what is widened to what is fetched from memory, and into which cache: with vectors of 64
+// bytes the buffers of the first one are all taken by the blocks.
+#if defined(__AVX512F__)
+constexpr int FETCHED = 4, CACHE = 2;
+#else
+constexpr int FETCHED = 2, CACHE = 3;
+#endif
 constexpr long long BLOCK = (long long)CHUNKS * STEP;
 
 typedef double Vector __attribute__((vector_size(VECTOR_BYTES)));
@@ -96,9 +102,14 @@ inline void clear(double* p, long long count) {
     for (long long k = 0; k < count; ++k) p[k] = 0;
 }
 
-// Rows of a call, and chunks of one, so that 8 to 12 sums run beside each other.
+// Rows of a call, and chunks of one: as many sums beside each other as registers hold.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int row_group(int n) { return n == 1 ? 16 : n == 2 ? 12 : n == 3 ? 8 : n == 4 ? 6 : 4; }
+constexpr int chunk_group(int n) { return n < 3 ? 6 : n < 5 ? 3 : 2; }
+#else
 constexpr int row_group(int n) { return n == 1 ? 8 : n == 2 ? 6 : n == 3 ? 4 : n == 4 ? 3 : 2; }
 constexpr int chunk_group(int n) { return n == 1 ? 4 : n == 2 ? 3 : n == 3 ? 2 : 1; }
+#endif
 
 // Where a block comes from.
 template <class T> struct Source {
@@ -114,7 +125,9 @@ template <class T> struct Run {
     double* to;
     int count;
     HPCNK_INLINE void step() {
-        __builtin_prefetch(fetched, 0, 3);
+        HPCNK_UNROLL
+        for (int k = 0; k < LINE; k += 64 / int(sizeof(T)))
+            __builtin_prefetch(fetched + k, 0, CACHE);
         HPCNK_UNROLL
         for (int lane = 0; lane < LINE; lane += VECTOR) store(to + lane, load(from + lane));
         from += LINE;
