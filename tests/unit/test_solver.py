@@ -16,6 +16,7 @@ from hpcnk.solve import (
     dense_solution,
     identity,
     leading_rows,
+    misfit_of_snapshot,
 )
 from hpcnk.tiling import CrossGrid, TriangleGrid
 from tests.support.dense import (
@@ -228,6 +229,24 @@ def test_a_column_that_rests_serves_its_group(problem):
                            Limits(1e-4, 2000)).passes for c in range(OUTPUTS)
     ]  # fmt: skip
     assert solution.passes < min(alone)
+
+
+def test_a_column_that_has_ended_stays_as_it_is(problem):
+    """The first one converges, and the others stagnate, one later than the other."""
+    k, y = problem
+    y, states = np.hstack([k @ y[:, :1], y[:, 1:]]), []
+    together = systems(y, [1e-3])
+    solution = conjugate_gradient(
+        DenseOperator(k), together, identity, Limits(3e-13, 2000),
+        lambda systems: states.append({k: v.copy() for k, v in systems.snapshot().items()}),
+    )  # fmt: skip
+    assert solution.status[0] is Status.CONVERGED and Status.STAGNATED in solution.status
+    ended = [state for state in states if 0 < state["left"].size < OUTPUTS]
+    assert any(state["checking"].size for state in ended)
+    for state in states:
+        assert not misfit_of_snapshot(state, N, together.matrices)
+        for column in np.setdiff1d(range(OUTPUTS), state["left"]):
+            assert state["x"][:, column].tobytes() == solution.x[:, column].tobytes()
 
 
 def test_columns_leave_with_their_group(problem):
