@@ -88,12 +88,13 @@ def undisturbed(tmp_path_factory):
 
 
 def slow_deck(folder, name, driver):
-    """A deck of some thirty tiles that take long enough to come between them."""
+    """A deck of some twenty tiles that take long enough to come between them."""
     rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(110, 16, 16, 1)), rng.integers(0, 2, 110)
+    x, y = rng.normal(size=(80, 16, 16, 1)), rng.integers(0, 2, 80)
     path = folder / "images.npz"
-    np.savez(path, x_train=x[:100], y_train=y[:100], x_test=x[100:], y_test=y[100:])
-    kernel = {**LONG, "dtype": "float64", "tile": 16}
+    np.savez(path, x_train=x[:70], y_train=y[:70], x_test=x[70:], y_test=y[70:])
+    layers = [*LONG["layers"][:-1] * 2, LONG["layers"][-1]]
+    kernel = {**LONG, "layers": layers, "dtype": "float64", "tile": 16}
     return small_deck(folder, name, {"path": str(path)}, kernel, store={"driver": driver})
 
 
@@ -111,6 +112,7 @@ def fill(disk):
 
 def test_a_disk_that_somebody_else_fills_meanwhile(disk, tmp_path, driver, undisturbed):
     deck = slow_deck(tmp_path, "run", driver)
+    resize(disk, "6m")
     kernel = disk / "run" / "kernel.h5"
     job = Job(2, [*HPCNK, "run", on(disk, deck)])
     while job.process.poll() is None and not finished(kernel):
