@@ -305,6 +305,18 @@ def test_an_indefinite_matrix_is_told(problem, block):
     assert "ridge" in Status.INDEFINITE.value
 
 
+def test_a_column_that_has_ended_is_not_given_up_with_its_group(problem):
+    k, y = problem
+    together, states, limits = systems(y, [1e-3]), [], Limits(1e-9, 500)
+    conjugate_gradient(
+        DenseOperator(k), together, identity, limits, lambda s: states.append(s.snapshot())
+    )
+    ended = {"left": np.array([1, 2]), "status": np.array([0, -1, -1])}
+    negative = DenseOperator(k - 100 * np.eye(N))
+    found = conjugate_gradient(negative, together, identity, limits, start={**states[0], **ended})
+    assert found.status == [Status.CONVERGED, Status.INDEFINITE, Status.INDEFINITE]
+
+
 def test_nan_in_the_kernel_is_an_error(problem):
     k, y = problem
     k = k.copy()
