@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from hpcnk.comm import on_root, rows_to_root
 from hpcnk.data import unlike_leading_rows
 from hpcnk.errors import StorageError, UsageError
+from hpcnk.run.advice import against_rounding
 from hpcnk.run.analysis import analyse
 from hpcnk.run.checkpoint import Checkpoints
 from hpcnk.run.duplicates import require_different_rows
@@ -45,7 +46,6 @@ from hpcnk.store import Layout, differences, read_attributes, read_layout, write
 Results = dict[str, Any]
 ALL = "all"
 DO_NOT_TRUST = "the chosen solution did not reach the tolerance; do not trust the predictions"
-ROUNDING = 2.0**-24  # relative, of a float32 entry
 
 
 def solve(session: Session) -> bool:
@@ -146,14 +146,14 @@ def _warn_of_leading_rows(session: Session, target: NDArray[Any]) -> None:
 
 
 def _warn_of_rounding(session: Session, layout: Layout) -> None:
-    """Warn of ridges under the floor that float32 entries set, 2 sigma sqrt(n)."""
-    floor = 2 * ROUNDING * np.sqrt(layout.grid.n)
+    """Warn of ridges under the floor that the rounding of entries sets, eps sqrt(n)."""
+    floor = np.finfo(layout.dtype).eps * np.sqrt(layout.grid.n)
     low = [f"{ridge:g}" for ridge in session.deck.solve.ridge if ridge < floor]
-    if layout.dtype == np.float32 and low:
+    if low:
         session.warn(
             "solve",
-            f"ridge {', '.join(low)}: below {floor:.1e}, where the rounding of float32 entries "
-            "acts like noise on the kernel; use kernel.dtype float64 or a larger ridge",
+            f"ridge {', '.join(low)}: below {floor:.1e}, where the rounding of {layout.dtype} "
+            f"entries acts like noise on the kernel; {against_rounding(session.deck)}",
         )
 
 

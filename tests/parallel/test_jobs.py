@@ -1,5 +1,7 @@
 """Whole jobs under mpirun: the same bytes from every driver and number of ranks."""
 
+import re
+
 import numpy as np
 import pytest
 from scipy.linalg import solve as dense_solve
@@ -179,6 +181,11 @@ def test_a_failed_solve_is_loud(write_deck, tmp_path):
     assert report(tmp_path / "small")["warnings"] == summary["warnings"]
 
 
-def test_a_ridge_below_float32_rounding_is_warned_of(write_deck):
-    ended = hpcnk(0, "run", write_deck(solve={"ridge": [1e-9, 0.1]}))
-    assert "WARNING: ridge 1e-09: below" in ended.output
+def test_a_ridge_below_rounding_is_warned_of(write_deck):
+    for dtype, finer in (("float32", True), ("float64", False)):
+        solve = {"ridge": [1e-18, 1e-9, 0.1], "max_iterations": 2}
+        ended = hpcnk(0, "run", write_deck(dtype, kernel={"dtype": dtype}, solve=solve))
+        low = "1e-18, 1e-09" if finer else "1e-18"
+        (warned,) = re.findall(rf"WARNING: ridge {low}: below .*", ended.output)
+        assert f"rounding of {dtype} entries" in warned
+        assert ("use kernel.dtype float64" in warned) == finer
