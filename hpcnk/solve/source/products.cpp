@@ -11,6 +11,7 @@ using namespace hpcnk;
 namespace {
 
 constexpr int PANEL = 6;  // the most columns of a panel
+constexpr int TOGETHER = 54;  // the most columns whose vectors and sums are at work
 
 // The columns [start, start + count) of a panel.
 struct Panel {
@@ -221,10 +222,17 @@ template <class T> class Product {
     int turn_ = 0;  // which of the two blocks
 };
 
+// Some columns at a time: more would push each other's vectors and sums out of the second cache.
 template <class T>
 void product(const Tile<T>& tile, long long columns, Matrix v_rows, Matrix v_columns,
              Matrix rows_out, Matrix columns_out, double* memory) {
-    Product<T>(tile, columns, memory).run(v_rows, v_columns, rows_out, columns_out);
+    const long long groups = (columns + TOGETHER - 1) / TOGETHER;
+    for (long long k = 0; k < groups; ++k) {
+        const long long start = columns * k / groups, stop = columns * (k + 1) / groups;
+        const auto part = [&](Matrix m) { return Matrix{m.data + start, m.stride}; };
+        Product<T>(tile, stop - start, memory)
+            .run(part(v_rows), part(v_columns), part(rows_out), part(columns_out));
+    }
 }
 
 }  // namespace
@@ -258,7 +266,7 @@ void product(const Tile<T>& tile, long long columns, Matrix v_rows, Matrix v_col
 extern "C" {
 // Doubles of the working memory for a tile of this width and so many columns.
 long long hpcnk_memory(long long width, long long columns) {
-    return Memory::size((width + LINE - 1) / LINE, columns);
+    return Memory::size((width + LINE - 1) / LINE, least(columns, TOGETHER));
 }
 HPCNK_PRODUCT(float, float32)
 HPCNK_PRODUCT(double, float64)
