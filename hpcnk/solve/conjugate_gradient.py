@@ -26,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,9 @@ class Status(Enum):
         "not converged within max_iterations: raise it, raise the preconditioner's rank, "
         "or raise the ridge"
     )
-    STAGNATED = "stagnated: rounding keeps the true residual above the tolerance"
+    STAGNATED = (
+        "stagnated: rounding keeps the true residual above the tolerance, which may be too low"
+    )
     INDEFINITE = (
         "indefinite: the stored kernel plus this ridge is not positive definite to rounding"
     )
@@ -267,15 +270,22 @@ class Systems:
         for group, moves, square in zip(groups, moving, squares, strict=True):
             columns = group.columns[moves]
             self._relative[columns] = np.sqrt(square[moves]) / self._scale[columns]
-            if not self._moving(columns).any():
+        on = [self._moving(group.columns).any() for group in groups]
+        for group, moves_on in zip(groups, on, strict=True):
+            if not moves_on:
                 self._send_to_check(group)
-        turn(self._spread, groups, z, couplings)
+        z, couplings = list(compress(z, on)), list(compress(couplings, on))
+        turn(self._spread, list(compress(groups, on)), z, couplings)
 
     def _moving(self, columns: Integers) -> NDArray[np.bool_]:
         """Tell which columns do not rest: not done by what CG carries, with iterations left."""
         unknown = self._relative[columns] > self._limits.tolerance
         unknown &= self._iterations[columns] < self._limits.max_iterations
         return unknown & np.isin(columns, self.left)
+
+    def _left_of(self, columns: Integers) -> Integers:
+        """Return those of the columns that have not ended."""
+        return columns[np.isin(columns, self.left)]
 
     def _measure(
         self, groups: Sequence[Group], z: Sequence[Array]
@@ -287,13 +297,12 @@ class Systems:
         return found[: len(squares)], found[len(squares) :]
 
     def _send_to_check(self, group: Group) -> None:
-        waiting = group.columns[np.isin(group.columns, self.left)]
-        self._checking = np.concatenate([self._checking, waiting])
+        self._checking = np.concatenate([self._checking, self._left_of(group.columns)])
 
     def _give_up(self, group: Group) -> None:
         """Stop iterating these columns; the next pass takes their true residuals."""
         self._send_to_check(group)
-        for column in group.columns[np.isin(group.columns, self.left)]:
+        for column in self._left_of(group.columns):
             self._status[column] = Status.INDEFINITE
         self._groups = [other for other in self._groups if other is not group]
 
@@ -319,11 +328,11 @@ class Systems:
             verdict = self._verdict(column, residual)
             if verdict is not None:
                 self._finish(column, verdict, residual)
-        self._go_on(columns[np.isin(columns, self.left)], residuals)
+        self._go_on(self._left_of(columns), residuals)
 
     def _go_on(self, failed: Integers, residuals: Array) -> None:
         """Search again with columns that failed their test, from the residuals of all columns."""
-        self._groups = [g for g in self._groups if np.isin(g.columns, self.left).any()]
+        self._groups = [group for group in self._groups if self._left_of(group.columns).size]
         again = [group for group in self._groups if np.isin(group.columns, failed).any()]
         for group in again:
             wrong = np.isin(group.columns, failed)

@@ -53,6 +53,8 @@ def turn(
 
     `z` preconditioned residuals; `couplings` q^T z.
     """
+    if not groups:
+        return
     curvatures = [group.curvature for group in groups]
     betas = spread.decide(lambda: list(map(_divided, curvatures, couplings)))
     wanted = [part - g.p @ beta for g, part, beta in zip(groups, z, betas, strict=True)]

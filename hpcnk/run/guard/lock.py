@@ -28,7 +28,7 @@ from hpcnk.store import open_own, storage_errors
 
 PATIENCE = 10.0  # seconds to wait for a run that is just ending
 SETTLE = 1.0  # seconds after which, of two runs that wrote their text at once, the last one counts
-_NAP = 0.2
+_NAP = 0.2  # between looks
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _TEXT_BYTES = 1000  # more than any text has
 

@@ -15,7 +15,7 @@ from hpcnk.run.folder import Folder
 from hpcnk.run.guard.lock import FolderLock, Taken, read_holder
 
 PATIENCE = 10.0  # seconds in which a new file becomes visible on other hosts
-_NAP = 0.2
+_NAP = 0.2  # between looks
 
 
 def open_folder(deck: Deck, comm: Communicator) -> tuple[Folder, Taken]:
