@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import subprocess
-import time
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from tests.conftest import small_deck
 from tests.faults.test_kill import LONG
 from tests.support.folders import digest, finished, tiles
+from tests.support.hold import hold, release
 from tests.support.mpi import HPCNK, Job, hpcnk
 
 KERNEL = {"layers": {"preset": "fc", "depth": 1}, "dtype": "float64", "tile": 512}
@@ -93,8 +93,7 @@ def slow_deck(folder, name, driver):
     x, y = rng.normal(size=(80, 16, 16, 1)), rng.integers(0, 2, 80)
     path = folder / "images.npz"
     np.savez(path, x_train=x[:70], y_train=y[:70], x_test=x[70:], y_test=y[70:])
-    layers = [*LONG["layers"][:-1] * 2, LONG["layers"][-1]]
-    kernel = {**LONG, "layers": layers, "dtype": "float64", "tile": 16}
+    kernel = {**LONG, "dtype": "float64", "tile": 16}
     return small_deck(folder, name, {"path": str(path)}, kernel, store={"driver": driver})
 
 
@@ -115,9 +114,9 @@ def test_a_disk_that_somebody_else_fills_meanwhile(disk, tmp_path, driver, undis
     resize(disk, "6m")
     kernel = disk / "run" / "kernel.h5"
     job = Job(2, [*HPCNK, "run", on(disk, deck)])
-    while job.process.poll() is None and not finished(kernel):
-        time.sleep(0.01)  # until the first tiles are in the journal
+    held = hold(job, kernel)
     filler = fill(disk)
+    release(held)
     ended = job.wait()
     assert ended.code == 74 and "Traceback" not in ended.output, ended.output
     assert "the file system is full: free space and start the same" in ended.output, ended.output

@@ -1,19 +1,19 @@
 """SIGKILL at random moments: nothing that was finished is lost, and the end is the same."""
 
 import shutil
-import time
 
 import numpy as np
 import pytest
 
 from tests.support.folders import finished, tiles
+from tests.support.hold import hold, release
 from tests.support.kill_loop import kill_loop
 from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
 KILLS = 12  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
-LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}
+LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 16, "global_avg_pool"]}
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_a_signal_stops_cleanly_and_the_run_resumes(write_deck, tmp_path, data, 
     deck = write_deck("stopped", data=data, kernel=LONG)
     job = Job(ranks, [*HPCNK, "kernel", deck])
     path = tmp_path / "stopped" / "kernel.h5"
-    while job.process.poll() is None and not finished(path):
-        time.sleep(0.05)  # until the first tiles are in the journal
-    for rank in job.ranks()[:signalled]:
+    held = hold(job, path)
+    for rank in held[:signalled]:
         rank.send_signal(signal.SIGUSR1)
+    release(held)
     ended = job.wait()
     assert ended.code == 75, ended.output
     assert "resume" in ended.output
@@ -81,13 +81,9 @@ def test_status_while_the_job_runs(write_deck, tmp_path, data):
     deck = write_deck("watched", data=data, kernel=LONG)
     job = Job(2, [*HPCNK, "run", deck])
     path = tmp_path / "watched" / "kernel.h5"
-    while job.process.poll() is None and not finished(path):
-        time.sleep(0.05)  # until the first tiles are in the journal
-    for rank in job.ranks():
-        rank.suspend()  # so that the job does not end meanwhile
+    held = hold(job, path)
     status = hpcnk(0, "status", tmp_path / "watched")
-    for rank in job.ranks():
-        rank.resume()
+    release(held)
     assert status.code == 0, status.output
     assert "kernel.h5: " in status.output and "solve: not yet" in status.output
     assert "at work: process " in status.output

@@ -14,7 +14,8 @@ from hpcnk.run.guard import lock
 from hpcnk.run.guard.lock import FolderLock, read_holder, running_holder
 from tests.conftest import small_deck
 from tests.faults.test_kill import LONG
-from tests.support.folders import finished, report
+from tests.support.folders import report
+from tests.support.hold import hold, release
 from tests.support.mpi import HPCNK, Job, hpcnk
 
 TOLD = r"process (\d+) on (\S+), started (\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d)"
@@ -40,7 +41,7 @@ def start(locks, deck, ranks=2):
 
 @pytest.fixture
 def deck(tmp_path):
-    """A deck whose kernel takes long enough to find it at work."""
+    """A deck whose kernel takes long enough to stop it in the middle."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(70, 16, 16, 1)), rng.integers(0, 2, 70)
     path = tmp_path / "images.npz"
@@ -48,20 +49,11 @@ def deck(tmp_path):
     return small_deck(tmp_path, data={"path": str(path)}, kernel=LONG)
 
 
-def at_work(job, folder):
-    """Wait until the first tiles are in the journal."""
-    while job.process.poll() is None and not finished(folder / "kernel.h5"):
-        time.sleep(0.05)
-
-
 @pytest.mark.parametrize("locks", LOCKS)
 def test_the_second_run_is_refused_and_told_of_the_first(deck, tmp_path, locks):
     folder = tmp_path / "small"
     first = start(locks, deck)
-    at_work(first, folder)
-    ranks = first.ranks()
-    for rank in ranks:
-        rank.suspend()  # so that it does not end meanwhile
+    ranks = hold(first, folder / "kernel.h5")
     try:
         second = start(locks, deck).wait()
         held = running_holder(folder)
@@ -83,7 +75,7 @@ def test_the_second_run_is_refused_and_told_of_the_first(deck, tmp_path, locks):
 def test_a_dead_run_is_recognised(deck, tmp_path, locks):
     folder = tmp_path / "small"
     first = start(locks, deck)
-    at_work(first, folder)
+    hold(first, folder / "kernel.h5")
     first.kill()
     first.wait()
     left = read_holder(folder / "lock").told
@@ -102,8 +94,9 @@ def test_a_dead_run_is_recognised(deck, tmp_path, locks):
 
 def test_a_run_that_was_stopped_has_not_died(deck, tmp_path):
     first = Job(1, [*HPCNK, "kernel", deck])
-    at_work(first, tmp_path / "small")
-    first.ranks()[0].send_signal(signal.SIGTERM)
+    (rank,) = hold(first, tmp_path / "small" / "kernel.h5")
+    rank.send_signal(signal.SIGTERM)
+    release([rank])
     ended = first.wait()
     assert ended.code == 75, ended.output
     again = hpcnk(2, "run", deck)

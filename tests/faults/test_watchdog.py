@@ -1,16 +1,15 @@
 """Jobs that stand still are ended with all stacks, and go on when started again."""
 
 import json
-import signal
 import sys
-import time
 
 import numpy as np
 import pytest
 import yaml
 
 from hpcnk.run.guard.heartbeat import Heartbeats, Sign, create_heartbeats
-from tests.support.folders import digest, edit, finished, predictions
+from tests.support.folders import digest, edit, predictions
+from tests.support.hold import hold, release
 from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
 MINUTES = 0.04
@@ -94,9 +93,8 @@ def test_a_rank_that_is_suspended_ends_the_job(victim, watched_deck, tmp_path):
     kernel = {"layers": layers, "kind": "nngp", "tile": 5}
     deck = watched_deck(data=images(tmp_path, 80, 5), kernel=kernel)
     job, folder = Job(2, [*HPCNK, "kernel", deck]), tmp_path / "small"
-    while job.process.poll() is None and not finished(folder / "kernel.h5"):
-        time.sleep(0.05)  # until the first tiles are in the journal
-    job.ranks()[victim].send_signal(signal.SIGSTOP)
+    held = hold(job, folder / "kernel.h5")
+    release([held[1 - victim]])
     ended = job.wait()
     assert ended.code == 1, ended.output
     (silent,) = {"rank(s) 0 did not answer", "rank(s) 1 did not answer"} & {

@@ -75,7 +75,8 @@ def cut_and_wait(hosts, job):
 def test_cut_off_while_tiles_are_computed(hosts, folder, driver):
     name = f"kernel-{driver}"
     deck = deck_of(folder, name, driver)
-    job = hosts.start("run", deck)
+    hang = {"HPCNK_FAULT": "rank=3,phase=kernel,after=2,what=hang"}  # so that it does not end
+    job = hosts.start("run", deck, environment=hang)
     wait_for(job, lambda: finished(folder / name / "kernel.h5"))
     cut_and_wait(hosts, job)
     before = finished(folder / name / "kernel.h5")

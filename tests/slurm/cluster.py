@@ -194,14 +194,14 @@ class Cluster:
         self.until(lambda: self.job(number).over, f"end of job {number}", seconds)
         return self.job(number)
 
-    def until(self, condition, what: str, seconds: float = 60, nap: float = 0.1) -> None:
+    def until(self, condition, what: str, seconds: float = 60) -> None:
         """Ask again and again. Fails the test, with the logs' ends, when it lasts too long."""
         end = time.monotonic() + seconds
         while not condition():
             dead = [daemon.args[3] for daemon in self._daemons if daemon.poll() is not None]
             if dead or time.monotonic() > end:
                 raise AssertionError(f"no {what} in {seconds} s; ended: {dead}\n{self._logs()}")
-            time.sleep(nap)
+            time.sleep(0.1)
 
     def _configure(self) -> None:
         # The last one is Open MPI's, for `stop` to remove.

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import yaml
 
 from hpcnk.run.check import check
 from hpcnk.run.slurm.job_layout import Request
 from hpcnk.run.slurm.jobscript import jobscript
 from hpcnk.run.slurm.site import read_site
-from hpcnk.store import read_layout
 from tests.slurm.cluster import Cluster
 from tests.support.folders import finished
+from tests.support.hold import hold_ranks, release
 from tests.support.mpi import ENVIRONMENT, hpcnk
 
 # A kernel of a few hundred tiles, of which each takes milliseconds.
@@ -82,16 +80,10 @@ class Held:
         lock = output / "lock"
         slurm.until(lambda: lock.exists() and lock.read_text(), f"start of job {number}")
         self._ranks = slurm.ranks(number)
-        slurm.until(lambda: self.tiles, f"tile of job {number}", nap=0.01)
-        for rank in self._ranks:
-            rank.suspend()
-        count = read_layout(self._kernel).grid.count
-        assert self.tiles < count, "the kernel was complete before it could be held: make it longer"
+        hold_ranks(self._ranks, self._kernel)
 
     def release(self) -> None:
-        for rank in self._ranks:
-            with suppress(psutil.NoSuchProcess):
-                rank.resume()
+        release(self._ranks)
 
     @property
     def processes(self) -> list[int]:
