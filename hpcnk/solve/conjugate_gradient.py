@@ -2,10 +2,8 @@
 
 Column c solves (P K P + ridge I) x_c = b_c with its matrix: a row set and a ridge. All columns go
 through K as one block. Columns of one matrix form a group, which searches in the space that all
-its directions span (block CG, O'Leary 1980), in the form that survives dependent columns: the
-directions are orthonormalised in each step, and those that depend on the others are dropped (Ji and
-Li, "A breakdown-free block conjugate gradient method", BIT 2017). With groups of one column this is
-the usual CG.
+its directions span (block CG, O'Leary 1980), in a form that survives rounding and dependent columns
+(see `directions`). With groups of one column this is the usual CG.
 
 A column whose residual falls below the tolerance rests: its solution stays as it is, while its
 directions still serve the rest of its group. Left alone, the last column of a group would need as
@@ -26,18 +24,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from itertools import compress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import SolveError
-from hpcnk.solve.directions import Group, orthonormal, step_length, turn
+from hpcnk.solve.directions import Group, factors, step_length, turn
 from hpcnk.solve.matrices import Matrix, RowSet, sizes_of
 from hpcnk.solve.operator import Operator
 from hpcnk.solve.precondition import Precondition
-from hpcnk.solve.spread import Array, Spread, dots, gram
+from hpcnk.solve.spread import Array, Spread, dots
 
 NO_STATUS = -1  # in a snapshot
 NO_GROUP = -1  # of a column that has ended
@@ -46,7 +43,7 @@ RESTARTS_WITHOUT_GAIN = 3  # a restart must at least halve the true residual
 Integers = NDArray[np.int64]
 Snapshot = Mapping[str, NDArray[Any]]  # what `Systems.snapshot` gives
 _CARRIED = ("relative", "checked", "gainless", "iterations")
-SPREAD = ("x", "r", "p")  # arrays of a snapshot with this rank's rows; the others are on all ranks
+SPREAD = ("x", "basis", "p")  # arrays of a snapshot with this rank's rows
 
 
 @dataclass(frozen=True)
@@ -188,14 +185,15 @@ class Systems:
             Group(columns, self._problem.matrices[columns[0]], residuals[:, columns])
             for columns in parts
         ]
-        self._search_from_residuals(begun)
+        self._begin(begun)
         self._groups = sorted(
             [*self._groups, *begun], key=lambda group: -self._sizes[group.columns[0]]
         )
 
-    def _search_from_residuals(self, groups: Sequence[Group]) -> None:
-        z = self._precondition([(group.matrix, group.r) for group in groups])
-        orthonormal(self._spread, groups, z)
+    def _begin(self, groups: Sequence[Group]) -> None:
+        z = self._precondition([(group.matrix, group.basis) for group in groups])
+        for group, part, factor in zip(groups, z, factors(self._spread, groups, z), strict=True):
+            turn(group, part, factor)
 
     def _searching(self) -> list[Group]:
         """Return the groups whose columns are not about to be checked."""
@@ -262,20 +260,19 @@ class Systems:
             return
         moving = [self._moving(group.columns) for group in groups]
         for group, moves in zip(groups, moving, strict=True):
-            self._x[:, group.columns[moves]] += group.p @ group.step[:, moves]
-            group.r -= group.q @ group.step
-            self._iterations[group.columns[moves]] += 1
-        z = self._precondition([(group.matrix, group.r) for group in groups])
-        squares, couplings = self._measure(groups, z)
-        for group, moves, square in zip(groups, moving, squares, strict=True):
             columns = group.columns[moves]
-            self._relative[columns] = np.sqrt(square[moves]) / self._scale[columns]
-        on = [self._moving(group.columns).any() for group in groups]
-        for group, moves_on in zip(groups, on, strict=True):
-            if not moves_on:
+            self._x[:, columns] += group.p @ (group.step @ group.weights[:, moves])
+            group.basis -= group.q @ group.step
+            self._iterations[columns] += 1
+        z = self._precondition([(group.matrix, group.basis) for group in groups])
+        found = factors(self._spread, groups, z)
+        for group, moves, part, factor in zip(groups, moving, z, found, strict=True):
+            columns = group.columns[moves]
+            self._relative[columns] = np.sqrt(factor.squares[moves]) / self._scale[columns]
+            if self._moving(group.columns).any():
+                turn(group, part, factor)
+            else:
                 self._send_to_check(group)
-        z, couplings = list(compress(z, on)), list(compress(couplings, on))
-        turn(self._spread, list(compress(groups, on)), z, couplings)
 
     def _moving(self, columns: Integers) -> NDArray[np.bool_]:
         """Tell which columns do not rest: not done by what CG carries, with iterations left."""
@@ -286,15 +283,6 @@ class Systems:
     def _left_of(self, columns: Integers) -> Integers:
         """Return those of the columns that have not ended."""
         return columns[np.isin(columns, self.left)]
-
-    def _measure(
-        self, groups: Sequence[Group], z: Sequence[Array]
-    ) -> tuple[list[Array], list[Array]]:
-        """Return the squared norms of the residuals, and q^T z, of each group."""
-        squares = [dots(group.r, group.r) for group in groups]
-        couplings = [gram(group.q, part) for group, part in zip(groups, z, strict=True)]
-        found = self._spread.totals(*squares, *couplings)
-        return found[: len(squares)], found[len(squares) :]
 
     def _send_to_check(self, group: Group) -> None:
         self._checking = np.concatenate([self._checking, self._left_of(group.columns)])
@@ -335,10 +323,10 @@ class Systems:
         self._groups = [group for group in self._groups if self._left_of(group.columns).size]
         again = [group for group in self._groups if np.isin(group.columns, failed).any()]
         for group in again:
-            wrong = np.isin(group.columns, failed)
-            group.r[:, wrong] = residuals[:, group.columns[wrong]]
+            wrong, carried = np.isin(group.columns, failed), group.residuals()
+            group.set_residuals(np.where(wrong, residuals[:, group.columns], carried))
         if again:
-            self._search_from_residuals(again)
+            self._begin(again)
         alone = np.setdiff1d(failed, [column for group in again for column in group.columns])
         if alone.size:
             self._restart(self._together(alone), residuals)
@@ -360,25 +348,28 @@ class Systems:
         self.left = self.left[self.left != column]
 
     def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Return all that changes from pass to pass; x, r, p with this rank's rows.
+        """Return all that changes from pass to pass; x, basis, p with this rank's rows.
 
-        Each group has a number in `group`; its directions stand in p in place of its first
-        columns, `width` of them.
+        Each group has a number in `group`; its basis and directions stand in place of its first
+        columns, `width` of them, and its weights in the first rows of its columns.
         """
         columns = len(self._scale)
-        r, p = np.zeros_like(self._x), np.zeros_like(self._x)
+        basis, p = np.zeros_like(self._x), np.zeros_like(self._x)
+        weights = np.zeros((columns, columns))
         number, width = np.full(columns, NO_GROUP), np.zeros(columns, np.int64)
         for i, group in enumerate(self._groups):
             directions = group.p.shape[1]
-            r[:, group.columns] = group.r
+            basis[:, group.columns[:directions]] = group.basis
             p[:, group.columns[:directions]] = group.p
+            weights[:directions, group.columns] = group.weights
             number[group.columns], width[group.columns] = i, directions
         codes = [NO_STATUS if s is None else list(Status).index(s) for s in self._status]
         return {
             **{name: getattr(self, f"_{name}") for name in _CARRIED},
             "x": self._x,
-            "r": r,
+            "basis": basis,
             "p": p,
+            "weights": weights,
             "group": number,
             "width": width,
             "checking": self._checking,
@@ -399,8 +390,10 @@ class Systems:
         for i in range(number.max(initial=NO_GROUP) + 1):
             columns = np.flatnonzero(number == i)
             directions = snapshot["width"][columns[0]]
-            group = Group(columns, self._problem.matrices[columns[0]], snapshot["r"][:, columns])
-            group.p = np.ascontiguousarray(snapshot["p"][:, columns[:directions]])
+            basis, p = (snapshot[name][:, columns[:directions]] for name in ("basis", "p"))
+            group = Group(columns, self._problem.matrices[columns[0]], basis)
+            group.p = np.ascontiguousarray(p)
+            group.weights = np.ascontiguousarray(snapshot["weights"][:directions, columns])
             self._groups.append(group)
 
 

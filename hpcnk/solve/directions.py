@@ -1,90 +1,111 @@
-"""The search directions of groups of columns: step lengths, conjugation, orthonormalisation.
+"""Residuals and search directions of groups of columns, in the form that survives rounding.
 
-Small matrices (directions by columns) are summed over all ranks, and rank 0 computes with them for
-all.
+A group's residuals are the product of a basis (rows, directions) and weights (directions, columns).
+The basis is made orthonormal in each step, in the inner product of the preconditioner M^-1, so that
+what makes the columns' residuals nearly dependent, or of different sizes, stands in the weights
+alone: a small matrix, that loses nothing. This is the block CG that keeps its pace in rounding
+(Dubrulle, "Retooling the method of block conjugate gradients", ETNA 2001; Meurant and Tichy 2025
+compare it with the other forms). With one column it is the usual CG.
+
+    step    = (p^T A p)^-1
+    x      += p step weights          t = basis - A p step
+    basis back = t                    basis^T M^-1 basis = I: back is a square root of t^T M^-1 t
+    weights = back weights            p = M^-1 basis + p back^T
+
+Small matrices are summed over all ranks, and rank 0 computes with them for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.solve.matrices import Matrix
-from hpcnk.solve.spread import Array, Spread
+from hpcnk.solve.spread import Array, Spread, gram
 
-# Directions whose part that is orthogonal to the others is shorter than the square root of this,
+# Vectors whose part that is orthogonal to the others is shorter than the square root of this,
 # relative to their length, depend on them.
 DEPENDENT = 1e-12
 
 
 class Group:
-    """Columns of one matrix that search together. Arrays have this rank's rows.
+    """Columns of one matrix A that search together. Arrays have this rank's rows.
 
-    `r` (rows, columns) residuals; `p` (rows, directions) orthonormal search directions, no more
-    than columns; `q` = (P K P + ridge I) p; `curvature` = p^T q; `step` (directions, columns).
+    `basis` (rows, directions) and `weights` (directions, columns), whose product is the residuals;
+    `p` (rows, directions) search directions; `q` = A p; `step` = (p^T A p)^-1.
     """
 
-    def __init__(self, columns: NDArray[np.int64], matrix: Matrix, r: Array) -> None:
+    def __init__(self, columns: NDArray[np.int64], matrix: Matrix, residuals: Array) -> None:
         self.columns = columns
         self.matrix = matrix
-        self.r = np.array(r, order="C")
-        self.p = self.q = np.empty((len(r), 0))
-        self.curvature = self.step = np.empty((0, 0))
+        self.q = self.step = np.empty((0, 0))
+        self.set_residuals(residuals)
+
+    def set_residuals(self, residuals: Array) -> None:
+        """Forget all directions; the residuals themselves are the basis."""
+        self.basis = np.array(residuals, order="C")
+        self.weights = np.eye(residuals.shape[1])
+        self.p = np.zeros_like(self.basis)
+
+    def residuals(self) -> Array:
+        """Return the residuals that the search carries along, (rows, columns)."""
+        return self.basis @ self.weights
+
+
+@dataclass(frozen=True)
+class Factor:
+    """What makes a basis orthonormal: basis `forth` is, and `back` leads from there to the basis;
+    `squares` (columns,) are the residuals' squared norms.
+    """
+
+    forth: Array
+    back: Array
+    squares: Array
 
 
 def step_length(spread: Spread, groups: Sequence[Group]) -> list[Group]:
-    """Set each group's curvature and step; return those with no positive curvature. Collective."""
-    pairs = [pair for group in groups for pair in ((group.p, group.q), (group.p, group.r))]
-    found = spread.inner(pairs)
-    curvatures, slopes = found[::2], found[1::2]
-    steps = spread.decide(lambda: list(map(_step, curvatures, slopes)))
-    for group, curvature, step in zip(groups, curvatures, steps, strict=True):
-        group.curvature = curvature
+    """Set each group's step; return those with no positive curvature p^T A p. Collective."""
+    curvatures = spread.inner([(group.p, group.q) for group in groups])
+    steps = spread.decide(lambda: [_inverse(curvature) for curvature in curvatures])
+    for group, step in zip(groups, steps, strict=True):
         group.step = np.empty((0, 0)) if step is None else step
     return [group for group, step in zip(groups, steps, strict=True) if step is None]
 
 
-def turn(
-    spread: Spread, groups: Sequence[Group], z: Sequence[Array], couplings: Sequence[Array]
-) -> None:
-    """Take new directions, conjugate to the last ones: z + p beta. Collective.
-
-    `z` preconditioned residuals; `couplings` q^T z.
-    """
-    if not groups:
-        return
-    curvatures = [group.curvature for group in groups]
-    betas = spread.decide(lambda: list(map(_divided, curvatures, couplings)))
-    wanted = [part - g.p @ beta for g, part, beta in zip(groups, z, betas, strict=True)]
-    orthonormal(spread, groups, wanted)
+def factors(spread: Spread, groups: Sequence[Group], z: Sequence[Array]) -> list[Factor]:
+    """Return how to make each group's basis orthonormal; `z` is M^-1 times it. Collective."""
+    pairs = list(zip(groups, z, strict=True))
+    terms = [term for g, part in pairs for term in (gram(g.basis, g.basis), gram(g.basis, part))]
+    found = spread.totals(*terms)
+    plain, preconditioned = found[::2], found[1::2]
+    weights = [group.weights for group in groups]
+    return spread.decide(lambda: list(map(_factor, plain, preconditioned, weights)))
 
 
-def orthonormal(spread: Spread, groups: Sequence[Group], wanted: Sequence[Array]) -> None:
-    """Set each group's directions to an orthonormal basis of what is wanted. Collective."""
-    grams = spread.inner([(part, part) for part in wanted])
-    bases = spread.decide(lambda: list(map(_basis, grams)))
-    for group, part, basis in zip(groups, wanted, bases, strict=True):
-        group.p = part @ basis
+def turn(group: Group, z: Array, factor: Factor) -> None:
+    """Make the basis orthonormal, and the directions conjugate to the last ones."""
+    group.basis = group.basis @ factor.forth
+    group.weights = factor.back @ group.weights
+    group.p = z @ factor.forth + group.p @ factor.back.T
 
 
-def _step(curvature: Array, slope: Array) -> Array | None:
-    """Return curvature^-1 slope, None if the curvature is not positive."""
-    positive = (np.linalg.eigvalsh((curvature + curvature.T) / 2) > 0).all()
-    return _divided(curvature, slope) if positive else None
-
-
-def _divided(curvature: Array, right: Array) -> Array:
-    """Return curvature^-1 right."""
+def _inverse(curvature: Array) -> Array | None:
+    """Return the inverse, None if it is not positive definite."""
     values, vectors = np.linalg.eigh((curvature + curvature.T) / 2)
-    return (vectors / values) @ (vectors.T @ right)
+    return (vectors / values) @ vectors.T if (values > 0).all() else None
 
 
-def _basis(gram: Array) -> Array:
-    """Return T with orthonormal columns of a T, for a^T a = gram; dependent ones are dropped."""
-    lengths = np.sqrt(np.maximum(gram.diagonal(), 0.0))
+def _factor(plain: Array, preconditioned: Array, weights: Array) -> Factor:
+    """Factor a basis of these inner products; directions that depend on the others are dropped."""
+    lengths = np.sqrt(np.maximum(preconditioned.diagonal(), 0.0))
     scales = np.where(lengths > 0, lengths, 1.0)
-    values, vectors = np.linalg.eigh(gram / np.outer(scales, scales))
+    symmetric = (preconditioned + preconditioned.T) / 2
+    values, vectors = np.linalg.eigh(symmetric / np.outer(scales, scales))
     kept = values > DEPENDENT * values.max(initial=0.0)
-    return vectors[:, kept] / np.sqrt(values[kept]) / scales[:, None]
+    roots, vectors = np.sqrt(values[kept]), vectors[:, kept]
+    squares = np.einsum("dc,dc->c", weights, plain @ weights)
+    forth, back = vectors / roots / scales[:, None], (roots * vectors).T * scales
+    return Factor(forth, back, np.maximum(squares, 0.0))

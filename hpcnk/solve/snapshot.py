@@ -14,7 +14,7 @@ from hpcnk.solve.matrices import Matrix
 _NUMBERS = ("relative", "checked")  # (columns,)
 _COUNTS = ("gainless", "iterations", "status", "group", "width")
 _LISTS = ("left", "checking", "history")  # of any length
-NAMES = frozenset({*SPREAD, *_NUMBERS, *_COUNTS, *_LISTS})
+NAMES = frozenset({*SPREAD, "weights", *_NUMBERS, *_COUNTS, *_LISTS})
 _MOST_COUNT = 1 << 53
 
 
@@ -38,6 +38,8 @@ def misfit_of_snapshot(snapshot: Snapshot, n: int, matrices: list[Matrix]) -> st
 def _shape(name: str, n: int, columns: int, array: NDArray[Any]) -> tuple[int, ...]:
     if name in SPREAD:
         return (n, columns)
+    if name == "weights":
+        return (columns, columns)
     return (array.size,) if name in _LISTS else (columns,)
 
 
@@ -55,7 +57,7 @@ def _finite(array: NDArray[Any]) -> bool:
 
 def _sound(columns: int) -> Mapping[str, Callable[[NDArray[Any]], bool]]:
     return {
-        **{name: _finite for name in SPREAD},
+        **{name: _finite for name in (*SPREAD, "weights")},
         **{name: _within(0, np.inf) for name in ("relative", "checked", "history")},
         **{name: _within(0, _MOST_COUNT) for name in ("gainless", "iterations")},
         "status": _within(NO_STATUS, len(Status) - 1),

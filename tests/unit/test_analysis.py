@@ -106,10 +106,10 @@ def test_predictive_variances(small, rank):
 
 def test_only_variances_that_rounding_made_negative_are_clipped(small):
     gp = small(40)
-    exact = variances(gp.operator, gp.cross.T, gp.prior, *gp.parts(), LIMITS, EPS).values[0]
-    prior = gp.prior - exact - np.where(np.arange(M) < 5, 1e-15, 0.1)
-    only = [gp.matrices[0]]
-    found = variances(gp.operator, gp.cross.T, prior, only, gp.sets, gp.nearby, LIMITS, EPS)
+    rest = ([gp.matrices[0]], gp.sets, gp.nearby, LIMITS, EPS)
+    exact = variances(gp.operator, gp.cross.T, gp.prior, *rest).values[0]
+    prior = gp.prior - exact - np.where(np.arange(M) < 5, 2e-15, 0.1)
+    found = variances(gp.operator, gp.cross.T, prior, *rest)
     assert found.negative == M - 5
     np.testing.assert_allclose(found.values[0, 5:], -0.1, rtol=1e-6)
     assert (found.values[0, :5] >= 0).all() and found.clipped == (found.values == 0).sum() >= 1

@@ -144,9 +144,11 @@ def test_states_of_a_solve_fit(snapshots):
 STATES = {
     "rows": ("x", lambda a: a[:-1]),
     "columns": ("p", lambda a: a[:, :2]),
-    "single": ("r", lambda a: a.astype("f4")),
+    "single": ("basis", lambda a: a.astype("f4")),
+    "weights": ("weights", lambda a: a[:2]),
+    "weights, nan": ("weights", lambda a: a * np.nan),
     "nan": ("x", lambda a: a * np.nan),
-    "infinite": ("r", lambda a: a + np.inf),
+    "infinite": ("basis", lambda a: a + np.inf),
     "relative": ("relative", lambda a: a * np.nan),
     "negative": ("checked", lambda a: np.full_like(a, -1)),
     "gainless": ("gainless", lambda a: a - 1),
@@ -265,7 +267,7 @@ def test_a_checkpoint_that_fits_is_used(checkpoints):
     "change",
     [
         {"x": np.ones((30, 4))}, {"status": np.full(3, 99)}, {"left": np.arange(0)},
-        {"r": np.full((30, 3), np.nan)}, {"history": np.ones(7)}, {"more": np.ones(2)},
+        {"basis": np.full((30, 3), np.nan)}, {"history": np.ones(7)}, {"more": np.ones(2)},
         {"x": np.array(None)},
     ],
 )  # fmt: skip

@@ -199,6 +199,21 @@ def test_dependent_columns_do_not_break_a_block(problem, same):
     np.testing.assert_allclose(solution.x, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("power", [2.5, 3.2, 4.0])
+def test_rounding_does_not_slow_a_block(power):
+    """Targets minus their mean depend on each other; the condition number is up to 1e9."""
+    rng, n = np.random.default_rng(0), 200
+    vectors = np.linalg.qr(rng.normal(size=(n, n)))[0]
+    k = (vectors * np.arange(1.0, n + 1) ** -power) @ vectors.T
+    y = rng.normal(size=(n, 10))
+    y -= y.mean(axis=1, keepdims=True)
+    solution = conjugate_gradient(
+        DenseOperator(k), systems(y, [1e-9]), identity, Limits(1e-6, 4000)
+    )
+    exact = -(-n // 9)  # passes without rounding
+    assert solution.converged and solution.passes < 5 * exact
+
+
 @BOTH
 def test_one_pass_serves_all_columns(problem, block):
     k, y = problem
