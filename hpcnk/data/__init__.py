@@ -2,7 +2,7 @@
 
 from hpcnk.data.coverage import (
     label_notes,
-    require_labels_on_both_sides,
+    require_labels,
     unlike_leading_rows,
 )
 from hpcnk.data.examples import Examples, describe, load
@@ -21,7 +21,7 @@ __all__ = [
     "labelled",
     "load",
     "preprocess",
-    "require_labels_on_both_sides",
+    "require_labels",
     "unlike_leading_rows",
     "validation_rows",
 ]

@@ -28,26 +28,37 @@ def label_notes(y_train: Array, y_test: Array) -> list[str]:
     return notes
 
 
-def require_labels_on_both_sides(y: Array, held: RowNumbers) -> None:
-    """Check that the rows held out have a label, and that the others have one of every output.
+def require_labels(y: Array, held: RowNumbers, sizes: Sequence[int]) -> None:
+    """Check that the rows held out have a label, and that the others have one of every output, in
+    each of the training-set sizes too.
 
-    `y` holds the raw labels of the training rows, `held` positions among them. Raises DataError.
+    `y` holds the raw labels of the training rows, `held` positions among them. An output without
+    any label is not for this to refuse. Raises DataError.
     """
-    if not len(held):
-        return
     known = labelled(y)
-    if not known[held].any():
+    if len(held) and not known[held].any():
         raise DataError(
             f"none of the {len(held)} training rows held out for validation has a label",
             "raise data.validation, or draw other rows with another data.seed",
         )
-    kept = np.delete(known, held, axis=0).any(axis=0)
-    if not kept.all():
+    has_labels = known.any(axis=0)
+    known[held] = False
+    lost = np.flatnonzero(has_labels & ~known.any(axis=0))
+    if lost.size:
         raise DataError(
-            f"all rows with a label of output {_listed(np.flatnonzero(~kept))} are among the "
+            f"all rows with a label of output {_listed(lost)} are among the "
             f"{len(held)} rows held out for validation",
             "lower data.validation, or draw other rows with another data.seed",
         )
+    for size in sizes:
+        missing = np.flatnonzero(has_labels & ~known[:size].any(axis=0))
+        if missing.size:
+            outputs = f" of output {_listed(missing)}" if y.ndim > 1 else ""
+            apart = " apart from those held out for validation" if len(held) else ""
+            raise DataError(
+                f"the leading {size} of {len(y)} training rows have no label{outputs}{apart}",
+                "set a larger size, or data.shuffle to true, to store the rows in random order",
+            )
 
 
 def unlike_leading_rows(y: Array, size: int) -> str:

@@ -80,9 +80,10 @@ def labelled(y: Array) -> NDArray[np.bool_]:
 def _refuse_without_label(known: NDArray[np.bool_]) -> None:
     empty = np.flatnonzero(~known.any(axis=0))
     if empty.size:
+        more = f", as have {empty.size - 1} more" if empty.size > 1 else ""
         raise DataError(
             f"column {empty[0]} of y_train has no label (only NaN) in the {len(known)} training "
-            f"rows, as have {empty.size - 1} more",
+            f"rows{more}",
             "drop the column, or select training rows that have labels of it",
         )
 

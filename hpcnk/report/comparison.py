@@ -14,6 +14,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from hpcnk.report.metrics import STANDARDISED
 from hpcnk.report.shape import ANY, Finite, Maybe, misfit
 
 NUMBERS = ("entries_fit", "entries_choice", "entries_test")
@@ -92,7 +93,10 @@ def comparison_plot(content: Mapping[str, Any], rate: float | None, kind: str) -
     return file.getvalue()
 
 
-_ERROR = {"classification": "test error (1 - accuracy)", "regression": "test mean squared error"}
+_ERROR = {
+    "classification": "test error (1 - accuracy)",
+    "regression": "standardised squared error on the test rows",
+}
 
 
 def _draw(axes: Any, content: Mapping[str, Any], cost: Cost) -> None:
@@ -131,7 +135,7 @@ def _error(entry: Entry, task: str) -> float | str:
     metrics = entry["test"] or {}
     if task == "classification" and "accuracy" in metrics:
         return round(1 - metrics["accuracy"], 12)
-    return metrics.get("mean_squared_error", "") if task == "regression" else ""
+    return metrics.get(STANDARDISED, "") if task == "regression" else ""
 
 
 def _seconds(entry: Entry, rate: float | None) -> float:

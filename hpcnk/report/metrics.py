@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 
 from hpcnk.errors import SolveError
 
+STANDARDISED = "standardised_squared_error"
+
 
 def score(
-    task: str, predictions: NDArray[Any], target: NDArray[Any], encoded: NDArray[Any]
+    task: str,
+    predictions: NDArray[Any],
+    target: NDArray[Any],
+    encoded: NDArray[Any],
+    std: NDArray[Any],
 ) -> dict[str, float]:
     """Return the metrics that apply to the task.
 
@@ -21,7 +27,9 @@ def score(
     Regression: `predictions` and `target` (rows, outputs) are in the target's own units; NaN in
     `target` is a missing label. Each output is scored over the rows that have a label of it, then
     the mean is taken over the outputs with any, for R2 with two or more; a metric without such an
-    output is left out. Raises SolveError for a prediction that is not finite.
+    output is left out. The standardised squared error is in units of `std` (outputs,), the training
+    rows' standard deviations, so that no output outweighs the others by its units. Raises
+    SolveError for a prediction that is not finite.
     """
     if not np.isfinite(predictions).all():
         raise SolveError(
@@ -37,18 +45,23 @@ def score(
             "mean_squared_error": float(mean_squared_error(encoded, predictions)),
         }
     known = ~np.isnan(target)
-    outputs = [(y[k], p[k]) for y, p, k in zip(target.T, predictions.T, known.T, strict=True)]
+    parts = zip(target.T, predictions.T, known.T, std, strict=True)
+    outputs = [(y[k], p[k], unit) for y, p, k, unit in parts]
     scores = {
-        "mean_squared_error": [mean_squared_error(y, p) for y, p in outputs if len(y)],
-        "r2": [r2_score(y, p) for y, p in outputs if len(y) >= 2],
+        "mean_squared_error": [mean_squared_error(y, p) for y, p, _ in outputs if len(y)],
+        "r2": [r2_score(y, p) for y, p, _ in outputs if len(y) >= 2],
+        STANDARDISED: [mean_squared_error(y / s, p / s) for y, p, s in outputs if len(y)],
     }
     return {name: float(np.mean(values)) for name, values in scores.items() if values}
 
 
 def better(one: Mapping[str, float], other: Mapping[str, float]) -> bool:
-    """Return whether metrics `one` beat `other`: higher accuracy, then lower squared error."""
+    """Return whether metrics `one` beat `other`: higher accuracy, then lower squared error, of
+    several outputs the standardised one.
+    """
     return _rank(one) > _rank(other)
 
 
 def _rank(metrics: Mapping[str, float]) -> tuple[float, float]:
-    return metrics.get("accuracy", 0.0), -metrics["mean_squared_error"]
+    error = metrics.get(STANDARDISED, metrics["mean_squared_error"])
+    return metrics.get("accuracy", 0.0), -error

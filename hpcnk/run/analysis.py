@@ -176,7 +176,7 @@ def _score(
         if targets.task == "regression":
             target = np.where(known[rows], target, np.nan)
         assert whole is not None
-        return score(targets.task, targets.decode(whole[rows]), target, encoded)
+        return score(targets.task, targets.decode(whole[rows]), target, encoded, targets.std)
 
     return on_root(session.comm, metrics)
 

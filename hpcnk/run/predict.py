@@ -184,7 +184,8 @@ def _record(session: Session, product: Array, more: dict[str, Array], results: R
     with session.faults.writing("predict", folder.predictions):
         arrays |= {"test/target": target}
         write_arrays(folder.predictions, arrays, {"task": targets.task})
-    metrics = [score(targets.task, values, target, encoded) for values in predictions]
+    labels = (target, encoded, targets.std)
+    metrics = [score(targets.task, values, *labels) for values in predictions]
     session.update_report(**results, test=metrics)
     for entry, values in zip(results["solve"], metrics, strict=True):
         session.say(f"test ({len(target)} rows): {_scored(entry, values, results)}")

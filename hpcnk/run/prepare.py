@@ -11,13 +11,12 @@ from hpcnk.data import (
     label_notes,
     load,
     preprocess,
-    require_labels_on_both_sides,
-    validation_rows,
 )
 from hpcnk.deck import Deck
 from hpcnk.errors import UsageError
 from hpcnk.run.duplicates import require_different_rows
 from hpcnk.run.folder import Folder
+from hpcnk.run.held import draw_held_rows
 from hpcnk.run.needs.prepare_memory import require_prepare_memory
 from hpcnk.run.provenance import inputs_provenance, require_same
 from hpcnk.run.session import Session
@@ -68,6 +67,7 @@ def _prepare(session: Session) -> list[str]:
     session.update_report(data_hash=hashes)
     wanted = _attributes(inputs_provenance(deck) | _contents(examples))
     notes = label_notes(examples.y_train, examples.y_test)
+    draw_held_rows(deck, examples.y_train)  # what is wrong with them is refused now
     if path.exists():
         check_arrays(path)
         changed = require_same(path, read_attributes(path), wanted, complete=True)
@@ -77,8 +77,6 @@ def _prepare(session: Session) -> list[str]:
         f"{examples.x_train.shape[1:]}{', whitening' if deck.data.whitening else ''}"
     )
     session.architecture.check(examples.x_train.shape[1:])
-    held = validation_rows(examples.y_train, deck.data.validation, deck.data.seed)
-    require_labels_on_both_sides(examples.y_train, held)  # refuse it now
     inputs = preprocess(examples, deck.data)
     session.watchdog.beat()
     write_arrays(path, _arrays(inputs, examples, deck.kernel.dtype), wanted)

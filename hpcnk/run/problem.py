@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from hpcnk.data import labelled
 from hpcnk.deck import Deck
-from hpcnk.errors import SolveError, UsageError
+from hpcnk.errors import SolveError
 from hpcnk.solve import Matrix, Problem, RowSet, leading_rows
 
 Array = NDArray[np.float64]
@@ -71,7 +71,7 @@ def columns_of(deck: Deck, y: Array, held: NDArray[np.int64], diagonal: Array) -
     """Lay out the systems. `y` (n, outputs) with NaN where there is no label, `held` the rows held
     back, `diagonal` (n,) of the kernel.
 
-    Raises UsageError for a size that leaves no row, SolveError for a diagonal that scales nothing.
+    Each output must have a row of each size. Raises SolveError for a diagonal that scales nothing.
     """
     there = labelled(y)
     there[held] = False
@@ -79,7 +79,7 @@ def columns_of(deck: Deck, y: Array, held: NDArray[np.int64], diagonal: Array) -
     settings, matrices = [], []
     for size in training_sizes(deck, len(y)):
         numbers = _row_sets_of_outputs(row_sets, there, size)
-        means = [_mean_diagonal(row_sets[number], size, diagonal) for number in numbers]
+        means = [_mean_diagonal(row_sets[number], diagonal) for number in numbers]
         for ridge in deck.solve.ridge:
             settings.append(Setting(size, ridge))
             pairs = zip(numbers, means, strict=True)
@@ -103,14 +103,8 @@ def _row_sets_of_outputs(
     return (first + np.ravel(inverse)).tolist()
 
 
-def _mean_diagonal(row_set: RowSet, size: int, diagonal: Array) -> float:
+def _mean_diagonal(row_set: RowSet, diagonal: Array) -> float:
     """Return trace(K)/n of the rows in use."""
-    if not row_set.count:
-        raise UsageError(
-            f"of the leading {size} training rows none has a label of one of the outputs and is "
-            "not held back for validation",
-            "set larger solve.sizes, drop the output, or set data.shuffle to true",
-        )
     mean = float(diagonal[row_set.keep].mean())
     if not (np.isfinite(mean) and mean > 0):
         raise SolveError(

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import on_root
-from hpcnk.data import require_labels_on_both_sides, validation_rows
 from hpcnk.report import better, score
+from hpcnk.run.held import draw_held_rows
 from hpcnk.run.labels import read_targets
 from hpcnk.run.problem import Columns, Setting, columns_of
 from hpcnk.run.session import Session
@@ -42,7 +42,8 @@ def validate(
         targets = read_targets(session.folder.inputs)
         parts = [encoded[:, columns.of(i)] for i in range(len(columns.settings))]
         decoded = [targets.decode(part) for part in parts]
-        return [score(targets.task, part, target[held], y[held]) for part in decoded]
+        labels = (target[held], y[held], targets.std)
+        return [score(targets.task, part, *labels) for part in decoded]
 
     metrics = on_root(session.comm, metrics_of_settings)
     summary = systems.summary()
@@ -57,15 +58,7 @@ def validate(
 
 def held_rows(session: Session, target: NDArray[Any]) -> NDArray[np.int64]:
     """Return the training rows that the deck sets aside. Collective. Raises DataError."""
-    data = session.deck.data
-
-    def draw() -> NDArray[np.int64]:
-        held = validation_rows(target, data.validation, data.seed)
-        if held.size:
-            require_labels_on_both_sides(target, held)
-        return held
-
-    return on_root(session.comm, draw)
+    return on_root(session.comm, lambda: draw_held_rows(session.deck, target))
 
 
 def _select(

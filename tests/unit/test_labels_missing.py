@@ -5,10 +5,11 @@ import pytest
 from sklearn.metrics import mean_squared_error, r2_score
 
 from hpcnk import data, store
-from hpcnk.data import label_notes, labelled, require_labels_on_both_sides, unlike_leading_rows
+from hpcnk.data import label_notes, labelled, require_labels, unlike_leading_rows
 from hpcnk.data.labels import fit_targets
 from hpcnk.errors import DataError
 from hpcnk.report import score
+from hpcnk.report.metrics import STANDARDISED
 from hpcnk.run.stored import check_inputs, read_labels
 from tests.conftest import small_deck
 from tests.support.folders import report
@@ -19,6 +20,9 @@ from tests.unit.reading import load, refused, section
 NAN = np.nan
 GENERATOR = np.random.default_rng(3)
 HOLES = np.array([[0, 1], [0, 0], [1, 0], [0, 0], [1, 1], [0, 0], [0, 1], [0, 0]], bool)
+
+
+UNITS = np.array([0.1, 1.0, 10.0])  # standard deviations of outputs
 
 
 def with_holes(offset=0.0):
@@ -118,13 +122,24 @@ def test_notes_tell_of_rows_without_labels():
 
 def test_held_out_rows_must_leave_labels_on_both_sides():
     y = with_holes()
-    require_labels_on_both_sides(y, np.arange(0))
-    require_labels_on_both_sides(y, np.array([0, 4]))
-    require_labels_on_both_sides(np.arange(4), np.array([2]))
+    require_labels(y, np.arange(0), [2, 8])
+    require_labels(y, np.array([0, 4]), [2, 8])
+    require_labels(np.arange(4), np.array([2]), [1, 4])
+    require_labels(np.column_stack([y, y[:, 0] * NAN]), np.array([0, 4]), [8])
     with pytest.raises(DataError, match="none of the 1 training rows held out"):
-        require_labels_on_both_sides(y, np.array([4]))
+        require_labels(y, np.array([4]), [8])
     with pytest.raises(DataError, match="a label of output 1 are among the 4 rows held"):
-        require_labels_on_both_sides(y[:6], np.array([1, 2, 3, 5]))
+        require_labels(y[:6], np.array([1, 2, 3, 5]), [6])
+
+
+def test_a_size_without_a_label_of_some_output_is_refused():
+    y = with_holes()
+    with pytest.raises(DataError, match="leading 1 of 8 training rows have no label of output 1"):
+        require_labels(y, np.arange(0), [1, 8])
+    with pytest.raises(DataError, match="no label of output 1 apart from those held"):
+        require_labels(y, np.array([1]), [2, 8])
+    with pytest.raises(DataError, match="leading 2 of 4 training rows have no label apart from"):
+        require_labels(np.arange(4), np.array([0, 1]), [2, 4])
 
 
 def test_classes_that_leading_rows_lack_are_named():
@@ -147,16 +162,17 @@ def test_outputs_that_leading_rows_lack_are_named():
 def test_scores_on_complete_data_are_those_of_scikit_learn():
     target = GENERATOR.normal(size=(40, 3))
     predictions = target + GENERATOR.normal(size=(40, 3)) * [0.1, 1, 10]
-    found = score("regression", predictions, target, target)
-    assert list(found) == ["mean_squared_error", "r2"]
-    expected = mean_squared_error(target, predictions), r2_score(target, predictions)
+    found = score("regression", predictions, target, target, UNITS)
+    assert list(found) == ["mean_squared_error", "r2", "standardised_squared_error"]
+    errors = mean_squared_error(target, predictions, multioutput="raw_values")
+    expected = errors.mean(), r2_score(target, predictions), (errors / UNITS**2).mean()
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-14)
 
 
 def test_scores_are_taken_output_by_output_over_labelled_rows():
     target = with_holes()
     predictions = GENERATOR.normal([5, -300], [2, 40], target.shape)
-    found = score("regression", predictions, target, target)
+    found = score("regression", predictions, target, target, UNITS[:2])
     errors, r2 = [], []
     for y, p, known in zip(target.T, predictions.T, ~HOLES.T, strict=True):
         squares = (y[known] - p[known]) ** 2
@@ -169,12 +185,17 @@ def test_scores_are_taken_output_by_output_over_labelled_rows():
 def test_outputs_with_too_few_labels_are_left_out_of_a_score():
     target = np.array([[1.0, 7.0, NAN], [3.0, NAN, NAN]])
     predictions = np.array([[1.0, 9.0, 50.0], [2.0, 50.0, 50.0]])
-    found = score("regression", predictions, target, target)
-    assert found == {"mean_squared_error": (0.5 + 4.0) / 2, "r2": 0.5}
-    assert score("regression", predictions[:1], target[:1], target[:1]).keys() == {
-        "mean_squared_error"
+    found = score("regression", predictions, target, target, UNITS)
+    assert found == {
+        "mean_squared_error": (0.5 + 4.0) / 2,
+        "r2": 0.5,
+        STANDARDISED: pytest.approx((50.0 + 4.0) / 2),
     }
-    assert score("regression", predictions, target * NAN, target) == {}
+    assert score("regression", predictions[:1], target[:1], target[:1], UNITS).keys() == {
+        "mean_squared_error",
+        STANDARDISED,
+    }
+    assert score("regression", predictions, target * NAN, target, UNITS) == {}
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_classification_metrics():
     predictions = np.array([[0.9, 0.1], [0.2, 0.1], [0.3, 0.6]])
     target = np.array([0, 1, 1])
     encoded = np.eye(2)[target] - 0.5
-    metrics = score("classification", predictions, target, encoded)
+    metrics = score("classification", predictions, target, encoded, np.ones(2))
     assert metrics["accuracy"] == pytest.approx(2 / 3)
     assert metrics["mean_squared_error"] == pytest.approx(np.mean((predictions - encoded) ** 2))
     assert "r2" not in metrics
@@ -31,11 +31,12 @@ def test_classification_metrics():
 def test_regression_metrics():
     target = np.array([[1.0], [2.0], [4.0]])
     predictions = np.array([[1.5], [2.0], [3.0]])
-    metrics = score("regression", predictions, target, target)
+    metrics = score("regression", predictions, target, target, np.array([2.0]))
     assert metrics["mean_squared_error"] == pytest.approx(1.25 / 3)
+    assert metrics["standardised_squared_error"] == pytest.approx(1.25 / 3 / 4)
     total = np.sum((target - target.mean()) ** 2)
     assert metrics["r2"] == pytest.approx(1 - 1.25 / total)
-    assert "r2" not in score("regression", predictions[:1], target[:1], target[:1])
+    assert "r2" not in score("regression", predictions[:1], target[:1], target[:1], np.ones(1))
 
 
 def test_better_goes_by_accuracy_then_error():
@@ -45,6 +46,17 @@ def test_better_goes_by_accuracy_then_error():
     assert better(high, low) and not better(low, high)
     assert better(same, high) and not better(high, same) and not better(high, high)
     assert better({"mean_squared_error": 1.0}, {"mean_squared_error": 2.0})
+
+
+def test_the_output_of_the_largest_units_does_not_decide():
+    """The first predictions are right but for a hundredth of the first output's spread."""
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(50, 2)) * [1e6, 1.0]
+    near = target + np.array([1e4, 0.0])
+    far = target + np.array([0.0, 1.0])
+    metrics = [score("regression", p, target, target, target.std(axis=0)) for p in (near, far)]
+    assert metrics[0]["mean_squared_error"] > metrics[1]["mean_squared_error"]
+    assert better(*metrics) and not better(*reversed(metrics))
 
 
 def test_units():

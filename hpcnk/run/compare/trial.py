@@ -84,7 +84,8 @@ class Trial:
             encoded, raw = read_labels(inputs, part)
             chosen = slice(None) if rows is None else rows
             decoded = [targets.decode(one) for one in values]
-            return [score(targets.task, one, raw[chosen], encoded[chosen]) for one in decoded]
+            labels = (raw[chosen], encoded[chosen], targets.std)
+            return [score(targets.task, one, *labels) for one in decoded]
 
         return on_root(self._ground.session.comm, scored)
 
