@@ -73,8 +73,10 @@ def _build(path: Path) -> None:
 
     deck = read_deck(path, find_problems)
     backend = deck.kernel.backend
-    if "gpu" in (backend, deck.solve.operator):
+    if backend == "gpu":
         require_device()
+    if deck.solve.operator == "gpu":
+        require_device("solve.operator", "auto")
     if backend != "reference":
         built_library()
         built_products()
@@ -166,6 +168,7 @@ def _job(*names: str) -> Callable[[argparse.Namespace], int]:
 def _stages() -> dict[str, Stage]:
     from hpcnk.run.compare.stage import compare, require_comparable
     from hpcnk.run.kernel import kernel
+    from hpcnk.run.operators import require_solvable
     from hpcnk.run.predict import predict
     from hpcnk.run.prepare import prepare
     from hpcnk.run.solve import solve
@@ -175,6 +178,7 @@ def _stages() -> dict[str, Stage]:
         "kernel": kernel,
         "solve": solve,
         "predict": predict,
+        "solvable": require_solvable,
         "comparable": require_comparable,
         "compare": compare,
     }
@@ -215,11 +219,14 @@ def _doctor(options: argparse.Namespace) -> int:
     return int(bad)
 
 
-_PREPARE_KERNEL = ("prepare", "kernel")
 _DECK_COMMANDS = (
     ("check", "check a deck, and that its data set is there; starts nothing", _check),
-    ("run", "do the whole job: kernel, solve, predict", _job(*_PREPARE_KERNEL, "solve", "predict")),
-    ("kernel", "compute and store the kernel's tiles", _job(*_PREPARE_KERNEL)),
+    (
+        "run",
+        "do the whole job: kernel, solve, predict",
+        _job("prepare", "solvable", "kernel", "solve", "predict"),
+    ),
+    ("kernel", "compute and store the kernel's tiles", _job("prepare", "kernel")),
     ("solve", "solve for all ridges with the stored kernel", _job("solve")),
     ("predict", "predict the test rows with the stored solution", _job("predict")),
     (

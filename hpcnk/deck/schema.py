@@ -242,7 +242,10 @@ class SolveSection(Section):
     tolerance: Tolerance = Field(
         default=1e-8, description="largest true relative residual of every column"
     )
-    max_iterations: Count = Field(default=1000, description="passes over the matrix at most")
+    max_iterations: Count = Field(
+        default=1000,
+        description="iterations of a column at most; passes that check true residuals come on top",
+    )
     block: Flag = Field(
         default=True,
         description="outputs that share a ridge and training set search together (block conjugate "

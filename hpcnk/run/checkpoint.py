@@ -20,11 +20,12 @@ from hpcnk.run.session import Session
 from hpcnk.run.stored import refusal
 from hpcnk.solve import Matrix, Snapshot, Spread, Systems, misfit_of_snapshot
 from hpcnk.solve.conjugate_gradient import SPREAD
-from hpcnk.store import read_all_arrays, read_attributes, storage_errors, write_arrays
+from hpcnk.store import differences, read_all_arrays, read_attributes, storage_errors, write_arrays
 
 TURNS = (0, 1)
 PASSES = "passes"
 RANK = "rank of the preconditioner"
+_LIMIT = "solve.max_iterations"  # a state goes on under another limit too
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -46,7 +47,7 @@ class Checkpoints:
     def __init__(self, session: Session, which: str, origin: dict[str, str]) -> None:
         self._session = session
         self._paths = [session.folder.checkpoint(which, turn) for turn in TURNS]
-        self._origin = origin
+        self._origin = {key: origin[key] for key in origin if key != _LIMIT}
         self._turn = 0
         self._passes, self._time = 0, time.monotonic()
         self.rank: int | None = None
@@ -107,11 +108,16 @@ class Checkpoints:
             _refuse_trouble(error)
             self._session.warn("solve", f"a checkpoint cannot be used: {error.what}")
             return -1, 0
-        fits = all(stored.get(key) == value for key, value in self._origin.items())
+        changed = differences({key: stored.get(key) for key in self._origin}, self._origin)
+        if changed:
+            self._session.say(
+                f"solve: not from the checkpoint {path.name}, for {'; '.join(changed)}"
+            )
+            return -1, 0
         passes, rank = (
             stored[key] if type(stored.get(key)) is int else -1 for key in (PASSES, RANK)
         )
-        return (passes, rank) if fits and rank >= 0 else (-1, 0)
+        return (passes, rank) if rank >= 0 else (-1, 0)
 
     def is_due(self, systems: Systems) -> bool:
         """Return whether it is time for the next one, by this rank's clock."""

@@ -36,6 +36,7 @@ from hpcnk.run.needs.space import (
     job_needs,
 )
 from hpcnk.run.threads import threads_per_rank
+from hpcnk.run.tile_places import require_operator
 from hpcnk.store import choose_driver, library
 from hpcnk.version import __version__
 
@@ -151,6 +152,7 @@ def _job(deck: Deck, data: Description, hosts: int, root: bool) -> list[Finding]
     """Judge what a deck asks for; what lies on the disk is looked at by the first rank alone."""
     found = [
         _checked("backend", lambda: _backend(deck)),
+        _checked("solve", lambda: _solve(deck)),
         _checked("store", lambda: _store(deck, hosts)),
     ]
     if root:
@@ -176,6 +178,12 @@ def _backend(deck: Deck) -> str:
             "start it where there is a GPU, or set `backend: auto` or `cpu` in the deck",
         )
     return f"the deck asks for {backend}"
+
+
+def _solve(deck: Deck) -> str:
+    """Say where tiles will be in the solve. Raises HpcnkError where they cannot be."""
+    require_operator(deck)
+    return f"the deck asks for operator {deck.solve.operator}"
 
 
 def _store(deck: Deck, hosts: int) -> str:

@@ -28,6 +28,7 @@ from hpcnk.run.tile_places import (
     Places,
     first_places,
     open_device,
+    require_operator,
     room_on_device,
     tell,
 )
@@ -42,6 +43,17 @@ from hpcnk.store import Layout, TileReader, read_shape
 from hpcnk.tiling import Tile, deal
 
 Held: TypeAlias = dict[int, HeldTile]
+
+
+def require_solvable(session: Session) -> bool:
+    """Refuse, before the kernel is computed, what its solve here would refuse. Collective.
+
+    Raises UsageError for too little memory, BackendError where a GPU is asked for and missing.
+    """
+    require_solve_memory(session)
+    with agreement(session.comm):
+        require_operator(session.deck)
+    return True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from hpcnk.comm import Communicator, agreement, place_on_host
 from hpcnk.deck import Deck
-from hpcnk.engine import device_problem
+from hpcnk.engine import device_problem, require_device
 from hpcnk.engine.device.tiles import DeviceMemory, device_memory, pass_bytes
 from hpcnk.errors import UsageError
 from hpcnk.report import size
@@ -80,6 +80,22 @@ def spread_evenly(numbers: list[int], count: int) -> list[int]:
     return [numbers[k * len(numbers) // count] for k in range(max(0, count))]
 
 
+def require_operator(deck: Deck) -> None:
+    """Refuse a deck that asks for tiles on a GPU where they cannot be. One rank calls this.
+
+    Raises BackendError where there is no GPU, UsageError where the deck contradicts itself.
+    """
+    if deck.solve.operator != GPU:
+        return
+    if deck.solve.reproducible:
+        raise UsageError(
+            "solve.operator: gpu cannot go with solve.reproducible: a GPU adds up in an order "
+            "of its own, so bits would depend on where a tile is",
+            "set solve.operator to auto, or solve.reproducible to false",
+        )
+    require_device("solve.operator", "auto")
+
+
 def open_device(session: Session) -> DeviceMemory | None:
     """Return the memory of this rank's GPU, None if none is to be used. Collective.
 
@@ -87,12 +103,7 @@ def open_device(session: Session) -> DeviceMemory | None:
     """
     deck, number = session.deck, place_on_host(session.comm)[0]
     with agreement(session.comm):
-        if deck.solve.operator == GPU and deck.solve.reproducible:
-            raise UsageError(
-                "solve.operator: gpu cannot go with solve.reproducible: a GPU adds up in an order "
-                "of its own, so bits would depend on where a tile is",
-                "set solve.operator to auto, or solve.reproducible to false",
-            )
+        require_operator(deck)
         wanted = deck.solve.operator == GPU or (
             deck.solve.operator == "auto"
             and not deck.solve.reproducible

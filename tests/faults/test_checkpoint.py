@@ -43,6 +43,21 @@ def test_a_solve_goes_on_and_its_checkpoints_go_at_the_end(interrupted):
     assert stored[:5] == [3, 6, 8, 11, 14]
 
 
+def test_a_solve_goes_on_under_another_limit(interrupted):
+    deck, _ = interrupted
+    edit(deck, "solve", max_iterations=900)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and f"{GOING_ON} 8 passes" in ended.output, ended.output
+
+
+def test_why_a_checkpoint_is_not_used_is_told(interrupted):
+    deck, _ = interrupted
+    edit(deck, "solve", tolerance=1e-9)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and GOING_ON not in ended.output, ended.output
+    assert "for solve.tolerance: was 1e-10, is now 1e-09" in ended.output, ended.output
+
+
 def test_the_first_write_after_a_start_spares_the_newest(interrupted):
     deck, _ = interrupted
     torn = {"HPCNK_FAULT": "rank=0,phase=solve,after=0,what=half"}

@@ -99,6 +99,12 @@ def test_other_ridges_start_from_the_solution_that_is_there(folder):
     assert again.code == 0 and report(folder / "jobs")["passes"] == 1, again.output
 
 
+def test_too_little_memory_for_the_solve_is_told_before_the_kernel(write_deck, tmp_path):
+    ended = hpcnk(2, "run", write_deck(solve={"ridge": 0.1, "memory": 1e-6}))
+    assert ended.code == 2 and "the solve needs" in ended.output, ended.output
+    assert not (tmp_path / "small" / "kernel.h5").exists()
+
+
 @pytest.mark.parametrize(
     "solve,said",
     [

@@ -137,6 +137,17 @@ def test_a_gpu_that_is_not_there(tmp_path, ranks):
     assert "asks for backend gpu" in found["backend"]
 
 
+@pytest.mark.parametrize("command", ["doctor", "run"])
+def test_a_gpu_for_the_solve_that_is_not_there(tmp_path, command):
+    problem = device_problem()
+    if not problem:
+        pytest.skip("there is a GPU here")
+    ended = hpcnk(1, command, small_deck(tmp_path, solve={"operator": "gpu"}))
+    assert ended.code and f"solve.operator gpu: {problem}" in ended.output, ended.output
+    assert "set solve.operator to auto" in ended.output
+    assert not (tmp_path / "small" / "kernel.h5").exists()
+
+
 def test_a_disk_that_is_too_small(tmp_path):
     """More than any disk has: tiles of 10^6 rows, one of which is more than ext4 can hold."""
     found = diagnose(1, small_deck(tmp_path, kernel={"tile": 10**8}), ranks=2)

@@ -457,6 +457,25 @@ def test_a_snapshot_of_a_finished_solve_needs_no_pass(problem):
     assert again.status == whole.status
 
 
+@BOTH
+def test_columns_that_a_lower_limit_ended_go_on_under_a_higher_one(problem, block):
+    k, y = problem
+    states = []
+    keep = lambda s: states.append({n: a.copy() for n, a in s.snapshot().items()})  # noqa: E731
+    stopped = solve_all(DenseOperator(k), y, limit=12, observe=keep, block=block)
+    assert set(stopped.status) == {Status.MAX_ITERATIONS}
+    ended = states[-1]["status"]
+    one = {**states[5], "left": np.arange(1, 9), "status": np.where(np.arange(9), -1, ended)}
+    one |= {} if block else {"group": np.arange(9) - 1}  # the first one's has ended with it
+    matrices = systems(y, RIDGES, block=block).matrices
+    for state in (states[-1], one):
+        assert not misfit_of_snapshot(state, N, matrices)
+        again = solve_all(DenseOperator(k), y, start=state, block=block, observe=keep)
+        assert again.converged and again.iterations.min() > 12
+        np.testing.assert_allclose(again.x, exact(k, y), rtol=1e-4, atol=1e-4)
+    assert {misfit_of_snapshot(state, N, matrices) for state in states} == {""}
+
+
 def test_sums_in_fixed_point_hold_for_entries_far_above_the_diagonal():
     """No kernel, but a product must be right or none."""
     rng = np.random.default_rng(0)

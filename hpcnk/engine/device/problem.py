@@ -23,13 +23,16 @@ def device_problem() -> str:
         return f"CUDA cannot be started ({_first_line(error)})"
 
 
-def require_device() -> None:
-    """Raise BackendError, saying why, if there is no usable GPU."""
+def require_device(asked: str = "backend", instead: str = "auto or cpu") -> None:
+    """Raise BackendError, saying why, if there is no usable GPU.
+
+    `asked`: the setting that is gpu; `instead`: what else it may be.
+    """
     if device_problem():
         raise BackendError(
-            f"backend gpu: {device_problem()}",
-            "install a driver and CuPy (pip install 'hpcnk[gpu]') on a machine with a GPU, or use "
-            "`backend: auto` or `backend: cpu`",
+            f"{asked} gpu: {device_problem()}",
+            "install a driver and CuPy (pip install 'hpcnk[gpu]') on a machine with a GPU, or set "
+            f"{asked} to {instead}",
         )
 
 
