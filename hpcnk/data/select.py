@@ -109,7 +109,7 @@ def _held_count(validation: float, total: int) -> int:
     if not 0 < held < total or (is_share and validation >= 1):
         raise DataError(
             f"data.validation is {validation}: {held} of {total} training rows would be held out",
-            f"hold out between 1 and {total - 1} rows, or a share that amounts to that; 0 for none",
+            f"hold out at least 1 and at most {total - 1} rows, or such a share; 0 for none",
         )
     return held
 

@@ -7,7 +7,7 @@ from hpcnk.report.metrics import better, score
 from hpcnk.report.progress import Progress
 from hpcnk.report.shape import misfit_of_report, misfit_of_results
 from hpcnk.report.text import mute, printable, speak
-from hpcnk.report.units import count, duration, size
+from hpcnk.report.units import count, duration, passes, size
 
 __all__ = [
     "EventLog",
@@ -22,6 +22,7 @@ __all__ = [
     "misfit_of_report",
     "misfit_of_results",
     "mute",
+    "passes",
     "printable",
     "score",
     "size",

@@ -11,6 +11,11 @@ def count(number: float) -> str:
     return _scaled(number, ("", "thousand", "million", "billion", "trillion", "quadrillion"))
 
 
+def passes(number: int) -> str:
+    """Passes over the kernel, one or several."""
+    return f"{number} pass" if number == 1 else f"{number} passes"
+
+
 def duration(seconds: float) -> str:
     """Seconds as 12.3 s, 4 min 05 s, or 3 h 07 min."""
     if seconds < 60:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 import numpy as np
 
 from hpcnk.comm import on_root, rows_to_root
-from hpcnk.report import score
+from hpcnk.report import passes, score
 from hpcnk.run.advice import against_rounding
 from hpcnk.run.labels import read_targets
 from hpcnk.run.problem import Columns
@@ -137,8 +137,8 @@ def _inverse_diagonals(
     )
 
 
-def _effort(passes: int) -> str:
-    return f"in {passes} passes over the kernel" if passes else "by Cholesky factors"
+def _effort(number: int) -> str:
+    return f"in {passes(number)} over the kernel" if number else "by Cholesky factors"
 
 
 def _name(columns: Columns, number: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcnk.errors import UsageError
+from hpcnk.report import passes
 from hpcnk.run.checkpoint import PASSES
 from hpcnk.run.folder import Folder
 from hpcnk.run.guard.lock import running_holder
@@ -46,7 +47,7 @@ def _tiles(path: Path) -> str:
 def _checkpoints(folder: Folder) -> list[str]:
     """Say how far a solve has come that is not over."""
     paths = sorted(folder.path.glob("checkpoint-*.h5"))
-    return [f"{path.name}: after {read_attributes(path)[PASSES]} passes" for path in paths]
+    return [f"{path.name}: after {passes(read_attributes(path)[PASSES])}" for path in paths]
 
 
 def _results(report: dict) -> list[str]:

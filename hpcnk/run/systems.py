@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import Stopped
+from hpcnk.report import passes
 from hpcnk.run.advice import against_rounding
 from hpcnk.run.checkpoint import Checkpoints
 from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
@@ -79,7 +80,7 @@ def solve_systems(
     checkpoints = Checkpoints(session, which[0], origin)
     start = checkpoints.newest(operator.spread, columns.matrices)
     if start is not None:
-        session.say(f"solve: {rows}: going on after {len(start['history'])} passes")
+        session.say(f"solve: {rows}: going on after {passes(len(start['history']))}")
     memory = automatic_bytes(session.deck, least_share(session))
     parts = (session, operator, columns.row_sets, columns.matrices, rows)
     precondition = make_preconditioner(*parts, checkpoints.rank, memory, known=factor)
@@ -96,7 +97,7 @@ def solve_systems(
             )
     _warn_of_failures(session, columns, solution, rows)
     session.say(
-        f"solve: {rows}: {len(columns.matrices)} systems in {solution.passes} passes over the "
+        f"solve: {rows}: {len(columns.matrices)} systems in {passes(solution.passes)} over the "
         f"kernel, worst true relative residual {solution.true_relative_residual.max():.1e}"
     )
     return SolvedSystems(columns, solution, precondition)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hpcnk.comm import agreement, on_root, share_sum
 from hpcnk.errors import UsageError
+from hpcnk.report import passes
 from hpcnk.run.advice import against_rounding
 from hpcnk.run.analysis import columns_at_once, distinct, nearby_of
 from hpcnk.run.problem import Columns
@@ -130,8 +131,8 @@ def _of_setting(columns: Columns, number: int, values: Array) -> Array:
 def _tell(session: Session, parts: list[Variances]) -> None:
     clipped, negative = (sum(getattr(part, name) for part in parts) for name in _KINDS)
     session.say(
-        f"variance: done in {sum(part.passes for part in parts)} passes over the kernel; {clipped} "
-        "were negative by rounding and are 0"
+        f"variance: done in {passes(sum(part.passes for part in parts))} over the kernel; "
+        f"{clipped} were negative by rounding and are 0"
     )
     if negative:
         session.warn(

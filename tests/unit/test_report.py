@@ -12,6 +12,7 @@ from hpcnk.report import (
     count,
     duration,
     markdown,
+    passes,
     progress,
     score,
     size,
@@ -60,6 +61,7 @@ def test_the_output_of_the_largest_units_does_not_decide():
 
 
 def test_units():
+    assert [passes(number) for number in (0, 1, 2)] == ["0 passes", "1 pass", "2 passes"]
     assert size(1536) == "1.536 kB" and size(50.2e12) == "50.2 TB" and size(12) == "12 B"
     assert count(3.36e6) == "3.36 million" and count(17) == "17"
     assert duration(12.34) == "12.3 s" and duration(245) == "4 min 05 s"

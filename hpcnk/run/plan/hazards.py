@@ -184,11 +184,12 @@ def _tiles(plan: Plan, place: Place, times: Estimate, there: int | None) -> Iter
     ranks = place.ranks_on_host
     whole = (plan.tiles + place.ranks - 1) // place.ranks * plan.tile_bytes * place.ranks
     free = there - plan.solve.of_host(ranks) - ranks * INTERPRETER
+    hosts = max(place.hosts + 1, -(-whole // max(1, free)))
     known = "" if times.stream_seconds is None else f", {duration(times.stream_seconds)}"
     yield (
         f"{plan.tiles_per_rank - plan.tiles_in_memory} of {plan.tiles_per_rank} tiles of a rank do "
         f"not fit into memory and are read in each pass ({size(place.ranks * streamed)} in "
-        f"all{known}): about {-(-whole // max(1, free))} hosts would hold all"
+        f"all{known}): about {hosts} hosts would hold all"
     )
 
 
