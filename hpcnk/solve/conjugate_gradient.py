@@ -398,15 +398,13 @@ class Systems:
         self._reopen()
 
     def _reopen(self) -> None:
-        """Check and go on with columns that a lower limit had ended, and with their groups."""
+        """Check and go on with columns that a lower limit had ended; their groups wait for it."""
         ended = np.array([status is Status.MAX_ITERATIONS for status in self._status])
         again = np.flatnonzero(ended & (self._iterations < self._limits.max_iterations))
         for column in again.tolist():
             self._status[column] = None
         self.left = np.union1d(self.left, again)
-        theirs = [g.columns for g in self._groups if np.isin(g.columns, again).any()]
-        checking = np.unique(np.concatenate([self._checking, again, *theirs]))
-        self._checking = self._left_of(checking) if again.size else self._checking
+        self._checking = np.concatenate([self._checking, again])
 
 
 def _norms(spread: Spread, a: Array) -> Array:

@@ -320,6 +320,13 @@ def test_an_indefinite_matrix_is_told(problem, block):
     assert "ridge" in Status.INDEFINITE.value
 
 
+def test_one_direction_of_negative_curvature_is_enough():
+    k = np.diag([3.0, -2.0, 1.0])
+    together = systems(np.eye(3)[:, :2], [0.5])
+    solution = conjugate_gradient(DenseOperator(k), together, identity, Limits(1e-9, 20))
+    assert solution.status == [Status.INDEFINITE] * 2
+
+
 def test_a_column_that_has_ended_is_not_given_up_with_its_group(problem):
     k, y = problem
     together, states, limits = systems(y, [1e-3]), [], Limits(1e-9, 500)
