@@ -471,14 +471,19 @@ def test_columns_that_a_lower_limit_ended_go_on_under_a_higher_one(problem, bloc
     keep = lambda s: states.append({n: a.copy() for n, a in s.snapshot().items()})  # noqa: E731
     stopped = solve_all(DenseOperator(k), y, limit=12, observe=keep, block=block)
     assert set(stopped.status) == {Status.MAX_ITERATIONS}
+    same = DenseOperator(k)
+    solve_all(same, y, limit=12, start=states[-1], block=block)
+    assert not same.products
     ended = states[-1]["status"]
-    one = {**states[5], "left": np.arange(1, 9), "status": np.where(np.arange(9), -1, ended)}
-    one |= {} if block else {"group": np.arange(9) - 1}  # the first one's has ended with it
+    first = {"left": np.arange(1, 9), "status": np.where(np.arange(9), -1, ended)}
+    first |= {} if block else {"group": np.arange(9) - 1}  # the first one's has ended with it
+    early, late = states[5] | first, states[-2] | first | {"checking": np.arange(1, 9)}
     matrices = systems(y, RIDGES, block=block).matrices
-    for state in (states[-1], one):
+    for state, width in ((states[-1], 9), (early, 7 if block else 9), (late, 9)):
         assert not misfit_of_snapshot(state, N, matrices)
-        again = solve_all(DenseOperator(k), y, start=state, block=block, observe=keep)
-        assert again.converged and again.iterations.min() > 12
+        k_operator = DenseOperator(k)
+        again = solve_all(k_operator, y, start=state, block=block, observe=keep)
+        assert again.converged and again.iterations.min() > 12 and k_operator.widths[0] == width
         np.testing.assert_allclose(again.x, exact(k, y), rtol=1e-4, atol=1e-4)
     assert {misfit_of_snapshot(state, N, matrices) for state in states} == {""}
 
