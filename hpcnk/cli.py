@@ -75,8 +75,6 @@ def _build(path: Path) -> None:
     backend = deck.kernel.backend
     if backend == "gpu":
         require_device()
-    if deck.solve.operator == "gpu":
-        require_device("solve.operator", "auto")
     if backend != "reference":
         built_library()
         built_products()

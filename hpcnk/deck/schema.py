@@ -302,6 +302,17 @@ class SolveSection(Section):
         Expected("{minutes: 10, iterations: 100} or none"),
     ] = Field(default=Checkpoint(), description="when the solver's state is stored")
 
+    @field_validator("reproducible")
+    @classmethod
+    def _operator_fits(cls, reproducible: bool, info: ValidationInfo) -> bool:
+        if reproducible and info.data.get("operator") == "gpu":
+            raise refused(
+                "false where solve.operator is gpu, or solve.operator auto",
+                "true: a GPU adds up in an order of its own, so bits would depend on where a tile "
+                "is",
+            )
+        return reproducible
+
 
 class PredictSection(Section):
     """What is predicted beside the means."""

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.comm import agreement
+from hpcnk.comm import agreement, on_root
 from hpcnk.engine.device.tiles import DeviceMemory
 from hpcnk.errors import StorageError
 from hpcnk.run.first_reading import Take, read_all
@@ -48,8 +48,11 @@ Held: TypeAlias = dict[int, HeldTile]
 def require_solvable(session: Session) -> bool:
     """Refuse, before the kernel is computed, what its solve here would refuse. Collective.
 
+    Nothing is asked for a solution that is there: `solve` looks whether it has to be made anew.
     Raises UsageError for too little memory, BackendError where a GPU is asked for and missing.
     """
+    if on_root(session.comm, session.folder.solution.exists):
+        return True
     require_solve_memory(session)
     with agreement(session.comm):
         require_operator(session.deck)

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -192,8 +193,7 @@ class Systems:
 
     def _begin(self, groups: Sequence[Group]) -> None:
         z = self._precondition([(group.matrix, group.basis) for group in groups])
-        for group, part, factor in zip(groups, z, factors(self._spread, groups, z), strict=True):
-            turn(group, part, factor)
+        turn(self._spread, groups, z, factors(self._spread, groups, z))
 
     def _searching(self) -> list[Group]:
         """Return the groups whose columns are not about to be checked."""
@@ -261,18 +261,21 @@ class Systems:
         moving = [self._moving(group.columns) for group in groups]
         for group, moves in zip(groups, moving, strict=True):
             columns = group.columns[moves]
-            self._x[:, columns] += group.p @ (group.step @ group.weights[:, moves])
-            group.basis -= group.q @ group.step
+            step = group.inverse @ group.slope
+            self._x[:, columns] += group.p @ (step @ group.weights[:, moves])
+            group.basis -= group.q @ step
             self._iterations[columns] += 1
         z = self._precondition([(group.matrix, group.basis) for group in groups])
         found = factors(self._spread, groups, z)
-        for group, moves, part, factor in zip(groups, moving, z, found, strict=True):
+        for group, moves, factor in zip(groups, moving, found, strict=True):
             columns = group.columns[moves]
             self._relative[columns] = np.sqrt(factor.squares[moves]) / self._scale[columns]
-            if self._moving(group.columns).any():
-                turn(group, part, factor)
-            else:
+        on = [self._moving(group.columns).any() for group in groups]
+        for group, moves_on in zip(groups, on, strict=True):
+            if not moves_on:
                 self._send_to_check(group)
+        z, found = list(compress(z, on)), list(compress(found, on))
+        turn(self._spread, list(compress(groups, on)), z, found)
 
     def _moving(self, columns: Integers) -> NDArray[np.bool_]:
         """Tell which columns do not rest: not done by what CG carries, with iterations left."""
@@ -403,6 +406,7 @@ class Systems:
         again = np.flatnonzero(ended & (self._iterations < self._limits.max_iterations))
         for column in again.tolist():
             self._status[column] = None
+        self._checked[again], self._gainless[again] = np.inf, 0
         self.left = np.union1d(self.left, again)
         self._checking = np.concatenate([self._checking, again])
 

@@ -9,7 +9,8 @@ import yaml
 from scipy.linalg import solve as dense_solve
 
 from hpcnk.store import read_arrays
-from tests.support.folders import report, whole
+from tests.conftest import small_deck
+from tests.support.folders import edit, report, whole
 from tests.support.mpi import hpcnk
 
 N, SIZES, RIDGES = 90, (37, 90), (0.1, 0.001)
@@ -102,6 +103,25 @@ def test_other_ridges_start_from_the_solution_that_is_there(folder):
 def test_too_little_memory_for_the_solve_is_told_before_the_kernel(write_deck, tmp_path):
     ended = hpcnk(2, "run", write_deck(solve={"ridge": 0.1, "memory": 1e-6}))
     assert ended.code == 2 and "the solve needs" in ended.output, ended.output
+    assert not (tmp_path / "small" / "kernel.h5").exists()
+
+
+def test_a_job_that_is_done_needs_no_memory_for_its_solve(write_deck):
+    deck = write_deck(solve={"ridge": 0.1})
+    assert hpcnk(2, "run", deck).code == 0
+    edit(deck, "solve", memory=1e-6)
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and "solve: complete already" in ended.output, ended.output
+
+
+def test_a_size_without_labels_is_told_before_the_kernel(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(9, 4)), np.arange(18.0).reshape(9, 2)
+    y[:4, 1] = np.nan
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    deck = small_deck(tmp_path, data={"path": str(path)}, solve={"ridge": 0.1, "sizes": [4]})
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 65 and ended.output.count("no label of output 1") == 1, ended.output
     assert not (tmp_path / "small" / "kernel.h5").exists()
 
 

@@ -205,6 +205,11 @@ def test_quoted_variables_stay_text(read, monkeypatch):
     assert read(MINIMAL + 'name: "${DECK_TEST_JOB}"\n').name == "123"
 
 
+def test_a_gpu_does_not_go_with_reproducible_sums(problems):
+    (problem,) = problems(with_key("solve", "operator: gpu") + "  reproducible: true\n")
+    assert "solve.reproducible: expected false where solve.operator is gpu" in problem[1]
+
+
 def test_a_variable_with_broken_bytes_is_refused(problems, monkeypatch):
     monkeypatch.setenv("DECK_TEST_BROKEN", os.fsdecode(b"\xff"))
     assert problems(MINIMAL + "name: ${DECK_TEST_BROKEN}\n") == [

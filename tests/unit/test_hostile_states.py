@@ -90,7 +90,9 @@ def test_values_that_cannot_be_labels_are_refused(done):
 def test_a_prediction_that_overflows_is_an_error():
     labels = np.array([0, 1])
     bad = np.array([[1.0, np.inf], [0.0, 1.0]])
-    refuses(score, "classification", bad, labels, bad, match="not finite", kind=SolveError)
+    refuses(
+        score, "classification", bad, labels, bad, np.ones(2), match="not finite", kind=SolveError
+    )
 
 
 SOLUTIONS = {

@@ -214,6 +214,17 @@ def test_rounding_does_not_slow_a_block(power):
     assert solution.converged and solution.passes < 5 * exact
 
 
+@pytest.mark.parametrize("outputs,ridge,most", [(5, 1e-12, 12), (30, 1e-12, 12), (90, 1e-13, 6)])
+def test_a_preconditioner_that_rounding_has_spoilt_still_serves(problem, outputs, ridge, most):
+    """Of full rank, with a ridge near the rounding of float64, it is hardly symmetric."""
+    k, _ = problem
+    y = np.random.default_rng(0).normal(size=(N, outputs))
+    together = systems(y, [ridge])
+    factor = low_rank(DenseOperator(k), together, N)
+    solution = conjugate_gradient(DenseOperator(k), together, factor, Limits(1e-8, 200))
+    assert solution.converged and solution.passes <= most
+
+
 @BOTH
 def test_one_pass_serves_all_columns(problem, block):
     k, y = problem
@@ -474,7 +485,8 @@ def test_columns_that_a_lower_limit_ended_go_on_under_a_higher_one(problem, bloc
     same = DenseOperator(k)
     solve_all(same, y, limit=12, start=states[-1], block=block)
     assert not same.products
-    ended = states[-1]["status"]
+    ended_state = states[-1]
+    ended = ended_state["status"]
     first = {"left": np.arange(1, 9), "status": np.where(np.arange(9), -1, ended)}
     first |= {} if block else {"group": np.arange(9) - 1}  # the first one's has ended with it
     early, late = states[5] | first, states[-2] | first | {"checking": np.arange(1, 9)}
@@ -485,6 +497,11 @@ def test_columns_that_a_lower_limit_ended_go_on_under_a_higher_one(problem, bloc
         again = solve_all(k_operator, y, start=state, block=block, observe=keep)
         assert again.converged and again.iterations.min() > 12 and k_operator.widths[0] == width
         np.testing.assert_allclose(again.x, exact(k, y), rtol=1e-4, atol=1e-4)
+    states.append(ended_state)
+    for limit in (13, 14, 15, 16, 2000):  # each lets them go on a little
+        again = solve_all(DenseOperator(k), y, limit=limit, start=states[-1], observe=keep,
+                          block=block)  # fmt: skip
+    assert again.converged
     assert {misfit_of_snapshot(state, N, matrices) for state in states} == {""}
 
 
