@@ -13,7 +13,7 @@ from tests.support.mpi import HPCNK, Job, hpcnk, launch
 KILLS = 12  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
-LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 16, "global_avg_pool"]}
+LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}
 
 
 @pytest.fixture

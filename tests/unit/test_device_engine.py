@@ -197,7 +197,7 @@ def test_gpu_without_a_gpu_says_why():
     with pytest.raises(BackendError) as raised:
         make_engine(parse("myrtle5"), backend="gpu")
     assert device_problem() in raised.value.what
-    assert "backend: auto" in raised.value.advice
+    assert "set backend to auto" in raised.value.advice
 
 
 @pytest.mark.skipif(device_problem() == "", reason="there is a usable GPU")

@@ -1,6 +1,7 @@
 """Prepared rows belong to the engine that made them; engines survive forks and bad callers."""
 
 import multiprocessing
+import signal
 
 import numpy as np
 import pytest
@@ -68,8 +69,9 @@ def _block_sum(threads):
 
 
 def test_a_forked_child_computes_too():
-    before = _block_sum(2)
-    with multiprocessing.get_context("fork").Pool(1) as pool:
+    """It ends when its pool does, though a job in this process may catch SIGTERM."""
+    before, default = _block_sum(2), (signal.SIGTERM, signal.SIG_DFL)
+    with multiprocessing.get_context("fork").Pool(1, signal.signal, default) as pool:
         assert pool.apply_async(_block_sum, (2,)).get(timeout=60) == before
 
 

@@ -113,7 +113,7 @@ def test_gpu_that_cannot_be_used_is_refused_with_advice():
         pytest.skip("there is a usable GPU here")
     with pytest.raises(BackendError, match="backend gpu: ") as caught:
         Kernel(FC, backend="gpu")
-    assert "backend: auto" in caught.value.advice
+    assert "set backend to auto" in caught.value.advice
 
 
 def test_engine_says_what_it_is():
