@@ -17,7 +17,12 @@ from hpcnk.comm import agreement, on_root
 from hpcnk.engine.device.tiles import DeviceMemory
 from hpcnk.errors import StorageError
 from hpcnk.run.first_reading import Take, read_all
-from hpcnk.run.needs.solve_memory import least_share, require_solve_memory, solve_job
+from hpcnk.run.needs.solve_memory import (
+    cache_share,
+    least_share,
+    require_solve_memory,
+    solve_job,
+)
 from hpcnk.run.recomputing import Ground, settle
 from hpcnk.run.session import Session
 from hpcnk.run.sums import make_sums
@@ -85,8 +90,13 @@ def open_operator(
         ground = Ground(session, layout, contents, job, products, seconds, room)
         places, computed = settle(ground, places, opened)
         sources: list[TileSource] = [_resident(places, held, products)]
+        cached = cache_share(session, job)
         if places.at(STREAMED):
-            sources.append(_streamed(layout, places.at(STREAMED), products, opened))
+            reader = opened.enter_context(_reader(layout, places, cached))
+            sources.append(_streamed(reader, places.at(STREAMED), products))
+            if reader.direct:
+                why = f"{places.why[STREAMED]}; past the system's cache, which is too small"
+                places = places.explained(STREAMED, why)
         sources += [computed] if computed else []
         del held
         tell(session, layout, places, seconds)
@@ -119,11 +129,17 @@ def _resident(places: Places, held: Held, products: Products) -> TileSource:
     return ResidentTiles([held[number] for number in places.at(RESIDENT)], products)
 
 
-def _streamed(
-    layout: Layout, numbers: list[int], products: Products, opened: ExitStack
-) -> TileSource:
+def _reader(layout: Layout, places: Places, cached: int | None) -> TileReader:
+    """Open the file for reads in each pass, past the system's cache if that has no room for what
+    is read: putting it there costs time, and it is gone before it is wanted again.
+    """
+    read = len(places.at(STREAMED)) * layout.tile_bytes
+    return TileReader(layout, direct=cached is not None and read > cached)
+
+
+def _streamed(reader: TileReader, numbers: list[int], products: Products) -> TileSource:
     """Return the tiles that are read in each pass; one whose checksum is wrong ends the job."""
-    reader = opened.enter_context(TileReader(layout))
+    layout = reader.layout
 
     def fill(number: int, stored: NDArray[Any]) -> None:
         if not reader.fill(number, stored):

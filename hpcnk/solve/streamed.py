@@ -19,14 +19,15 @@ from hpcnk.comm import Sum
 from hpcnk.solve.merged import closing_products
 from hpcnk.solve.products import Products
 from hpcnk.solve.tiles import Array, HeldTile, Sizes, Wanted, within
+from hpcnk.store import aligned_empty
 from hpcnk.tiling import Tile
 
 Buffer = NDArray[Any]
 T = TypeVar("T")
 Fill = Callable[[int, Buffer], T]  # puts one stored tile, (tile, tile), into a buffer
 
-THREADS = 2  # one reads while the other takes a checksum, or both wait for the disk
-LEAST_AHEAD = THREADS  # tiles
+THREADS = 4  # some wait for the disk, which serves several at once, while one takes a checksum
+LEAST_AHEAD = 2  # tiles
 AHEAD_BYTES = 32 << 20  # more tiles than that are read ahead only if they fit into this
 
 
@@ -109,4 +110,4 @@ class StreamedTiles:
     def _make_ring(self) -> Sequence[Buffer]:
         ahead = tiles_ahead(self._side**2 * self._dtype.itemsize)
         count = max(1, min(ahead + 1, len(self._tiles)))
-        return [np.empty((self._side, self._side), self._dtype) for _ in range(count)]
+        return [aligned_empty((self._side, self._side), self._dtype) for _ in range(count)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,8 @@ from numpy.typing import NDArray
 from hpcnk.errors import DiskFull, StorageError
 
 MAX_TRANSFER = 1 << 30  # bytes of one read or write; MPI-IO fails above 2 GiB
+
+PAGE = 4096  # bytes: what direct reads begin and end on, in the file and in memory
 
 _LITTLE = 1 << 20  # bytes; with less room than this a failed write is taken for a full disk
 
@@ -94,6 +97,22 @@ def checksum(*arrays: NDArray[Any]) -> int:
     for array in arrays:
         found = isal_zlib.crc32(raw(array), found)
     return found
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return an uninitialised array whose bytes begin on a page, as direct reads want it."""
+    wanted = np.dtype(dtype).itemsize * math.prod(shape)
+    room = np.empty(wanted + PAGE, np.uint8)
+    start = -room.ctypes.data % PAGE
+    return room[start : start + wanted].view(dtype).reshape(shape)
+
+
+def open_direct(path: Path) -> int | None:
+    """Open a file for reads that go past the system's cache; None where that cannot be."""
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except (AttributeError, OSError):  # no such flag on this system, or not on this file system
+        return None
 
 
 def write_at(handle: int, data: memoryview, offset: int) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import StorageError
-from hpcnk.store.files import checksum, raw, read_at, storage_errors
+from hpcnk.store.files import PAGE, checksum, open_direct, raw, read_at, storage_errors
 from hpcnk.store.hdf5 import open_hdf5
 from hpcnk.store.journal import read_journals
 from hpcnk.store.layout import Layout
@@ -18,14 +18,24 @@ from hpcnk.store.layout import Layout
 class TileReader:
     """Reads the finished tiles of one file. Needs no partner; any number of ranks may read.
 
-    `checksums` maps the number of every finished tile to the CRC-32 of its bytes.
+    `checksums` maps the number of every finished tile to the CRC-32 of its bytes. `direct`: tiles
+    that are put into arrays on a page (`aligned_empty`) are read past the system's cache, where the
+    file system and the file allow it. That leaves the processor to others, and suits a file that
+    the cache does not hold.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, direct: bool = False) -> None:
         self.layout = layout
+        on_pages = layout.tiles_offset % PAGE == layout.tile_bytes % PAGE == 0
+        self._direct = open_direct(layout.path) if direct and on_pages else None
         self.checksums = _checksums(layout)
         with storage_errors("opening", layout.path):
             self._handle = os.open(layout.path, os.O_RDONLY)
+
+    @property
+    def direct(self) -> bool:
+        """Whether tiles can be read past the system's cache."""
+        return self._direct is not None
 
     def read(self, number: int) -> NDArray[Any]:
         """Return one tile without its padding. Raises StorageError if its checksum is wrong."""
@@ -58,12 +68,19 @@ class TileReader:
         """
         offset = self.layout.tiles_offset + number * self.layout.tile_bytes
         with storage_errors("reading", self.layout.path):
-            read_at(self._handle, raw(stored), offset)
+            read_at(self._handle_for(stored), raw(stored), offset)
         return checksum(stored) == self.checksums[number]
+
+    def _handle_for(self, stored: NDArray[Any]) -> int:
+        if self._direct is None or stored.ctypes.data % PAGE:
+            return self._handle
+        return self._direct
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._handle)
+        if self._direct is not None:
+            os.close(self._direct)
 
     def __enter__(self) -> TileReader:
         return self

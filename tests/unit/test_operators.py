@@ -13,14 +13,14 @@ from hpcnk.comm import world
 from hpcnk.deck import read_deck
 from hpcnk.errors import BackendError, Stopped, StorageError, UsageError
 from hpcnk.kernels import find_problems, parse
-from hpcnk.run import first_reading, recomputing, tile_places, watched
+from hpcnk.run import first_reading, operators, recomputing, tile_places, watched
 from hpcnk.run.first_reading import read_all
 from hpcnk.run.folder import Folder
 from hpcnk.run.needs import solve_memory
 from hpcnk.run.operators import open_operator
 from hpcnk.run.repair import repair
 from hpcnk.solve import streamed
-from hpcnk.store import read_attributes, read_layout
+from hpcnk.store import TileReader, read_attributes, read_layout
 from hpcnk.store.attributes import write_attributes
 from tests.conftest import small_deck
 from tests.faults.test_repair import flip
@@ -242,6 +242,21 @@ def test_damaged_tiles_are_repaired_wherever_they_go(kernel, room, held):
         flip(opened.folder.kernel, number)
     np.testing.assert_array_equal(opened.products(V), expected)
     assert "tiles 2, 11, 20 had changed on the disk" in opened.warned[0]
+
+
+@pytest.mark.parametrize("cached,direct", [(None, False), (20, True), (21, False)])
+def test_the_cache_is_passed_by_where_it_has_no_room(kernel, monkeypatch, cached, direct):
+    opened, asked = kernel(operator="streamed"), []
+    room = cached and cached * opened.layout.tile_bytes
+    monkeypatch.setattr(operators, "cache_share", lambda session, job: room)
+
+    def reader(layout, direct):
+        asked.append(direct)
+        return TileReader(layout, direct)
+
+    monkeypatch.setattr(operators, "TileReader", reader)
+    opened.products(V)
+    assert asked == [direct] and opened.reported == {"streamed": 21}
 
 
 def test_a_tile_that_changes_later_ends_the_solve(kernel):

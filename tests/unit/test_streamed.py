@@ -17,6 +17,8 @@ from hpcnk.solve.merged import MergedTiles
 from hpcnk.solve.on_device import DeviceTiles
 from hpcnk.solve.streamed import StreamedTiles, read_ahead, ring_bytes, tiles_ahead
 from hpcnk.solve.tiles import every
+from hpcnk.store import reader as reading
+from hpcnk.store.files import PAGE, aligned_empty, read_at
 from hpcnk.tiling import TriangleGrid
 from tests.support.arrays_as_device import HostMemory
 from tests.support.dense import Single, kernel_matrix, tiles_of
@@ -30,14 +32,17 @@ K = kernel_matrix(N).astype(np.float32)
 @pytest.fixture
 def stored(tmp_path):
     """The layout of a complete file with the tiles of K."""
-    path = tmp_path / "kernel.h5"
-    store.create(path, GRID, "float32", {})
+    return write(tmp_path / "kernel.h5", K, GRID)
+
+
+def write(path, k, grid):
+    store.create(path, grid, "float32", {})
     layout = store.read_layout(path)
     with store.TileWriter(layout, "posix", world()) as writer:
-        for tile, entries in tiles_of(K, GRID):
+        for tile, entries in tiles_of(k, grid):
             writer.put(tile.number, entries)
     found = store.read_journals(layout)
-    store.mark_complete(layout, np.array([found[k] for k in range(GRID.count)], np.uint32))
+    store.mark_complete(layout, np.array([found[k] for k in range(grid.count)], np.uint32))
     return store.read_layout(path)
 
 
@@ -67,6 +72,42 @@ def test_tiles_come_in_order_with_their_own_bytes(stored):
                 tile = GRID.at(number)
                 np.testing.assert_array_equal(entries, K[tile.rows, tile.columns])
     assert not threads()
+
+
+def test_tiles_on_pages_are_read_past_the_cache(tmp_path, stored, monkeypatch):
+    k, grid = kernel_matrix(700).astype(np.float32), TriangleGrid(700, 128)
+    layout, handles = write(tmp_path / "large.h5", k, grid), []
+    spy = lambda handle, *rest: handles.append(handle) or read_at(handle, *rest)  # noqa: E731
+    monkeypatch.setattr(reading, "read_at", spy)
+    on_page = aligned_empty((128, 128), "float32")
+    off_page = aligned_empty((128 * 128 + 1,), "float32")[1:].reshape(128, 128)
+    assert on_page.ctypes.data % PAGE == 0 != off_page.ctypes.data % PAGE
+    with store.TileReader(layout, direct=True) as direct, store.TileReader(layout) as plain:
+        if not direct.direct:
+            pytest.skip("this file system has no direct reads")
+        for number in (0, 8, 20):
+            for place in (on_page, off_page):
+                assert direct.fill(number, place)
+                np.testing.assert_array_equal(place, padded(plain, number))
+        assert [handle == direct._direct for handle in handles[:4]] == [True, False, False, False]
+        with open(layout.path, "r+b") as file:
+            file.seek(layout.tiles_offset + 8 * layout.tile_bytes + 77)
+            file.write(b"!!")
+        assert not direct.fill(8, on_page) and direct.fill(9, on_page)
+    with store.TileReader(stored, direct=True) as small:
+        assert not small.direct, "its tiles are no whole pages"
+
+
+def padded(reader, number):
+    found = reader._empty()
+    assert reader.fill(number, found)
+    return found
+
+
+def test_the_ring_begins_on_pages(stored):
+    with store.TileReader(stored) as reader:
+        source = streamed_tiles(stored, reader)
+        assert all(buffer.ctypes.data % PAGE == 0 for buffer in source._make_ring())
 
 
 def test_only_wanted_tiles_are_read(stored):
@@ -166,7 +207,7 @@ def test_the_ring_has_the_memory_that_it_says():
     for side in (16, 512, 4096, 8192):
         tile_bytes = 4 * side**2
         assert ring_bytes(tile_bytes) == (tiles_ahead(tile_bytes) + 1) * tile_bytes
-        assert tiles_ahead(tile_bytes) >= streamed.THREADS
+        assert tiles_ahead(tile_bytes) >= streamed.LEAST_AHEAD
         assert ring_bytes(tile_bytes) <= max(3 * tile_bytes, 2 * streamed.AHEAD_BYTES)
 
 

@@ -235,6 +235,14 @@ def require_solve_memory(session: Session) -> int | None:
     return None if share is None else int(SPARE * (share - solve_memory(job).least))
 
 
+def cache_share(session: Session, job: SolveJob) -> int | None:
+    """Return the bytes of files that the system can keep in memory for this rank while it solves,
+    its tiles in memory being there already; None if unknown. Collective.
+    """
+    share, _ = memory_share(session.comm)
+    return None if share is None else max(0, share - solve_memory(job).least)
+
+
 def least_share(session: Session) -> int | None:
     """Return the least memory that any rank has for the solve, None if unknown. Collective."""
     shares = session.comm.allgather(_share(session)[0])

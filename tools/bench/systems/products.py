@@ -119,7 +119,7 @@ def streamed(comm: Communicator, path: str, rows: int, columns: list[int], round
 
 def _streamed_operator(comm: Communicator, path: Path, rows: int) -> TileOperator:
     layout, grid = store.read_layout(path), grid_of(path, rows)
-    reader = store.TileReader(layout)
+    reader = store.TileReader(layout, direct=True)
     tiles = [grid.at(number) for number in deal(grid, comm.size, comm.rank)]
     source = StreamedTiles(
         tiles, reader.fill, grid.tile, np.dtype(layout.dtype), CompiledProducts(THREADS)
