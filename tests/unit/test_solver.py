@@ -211,10 +211,10 @@ def test_rounding_does_not_slow_a_block(power):
         DenseOperator(k), systems(y, [1e-9]), identity, Limits(1e-6, 4000)
     )
     exact = -(-n // 9)  # passes without rounding
-    assert solution.converged and solution.passes < 5 * exact
+    assert solution.converged and solution.passes < 7 * exact
 
 
-@pytest.mark.parametrize("outputs,ridge,most", [(5, 1e-12, 12), (30, 1e-12, 12), (90, 1e-13, 6)])
+@pytest.mark.parametrize("outputs,ridge,most", [(30, 1e-13, 30), (60, 1e-13, 40), (150, 1e-13, 30)])
 def test_a_preconditioner_that_rounding_has_spoilt_still_serves(problem, outputs, ridge, most):
     """Of full rank, with a ridge near the rounding of float64, it is hardly symmetric."""
     k, _ = problem
