@@ -108,8 +108,8 @@ def turn(
     parts = list(zip(groups, z, found, strict=True))
     couplings = iter(spread.inner([(g.q, part) for g, part, factor in parts if factor.spoilt]))
     measured = [next(couplings) if factor.spoilt else None for factor in found]
-    turns = spread.decide(lambda: list(map(_turn, groups, found, measured)))
-    for (group, part, factor), beta in zip(parts, turns, strict=True):
+    betas = spread.decide(lambda: list(map(_beta, groups, found, measured)))
+    for (group, part, factor), beta in zip(parts, betas, strict=True):
         group.basis = group.basis @ factor.forth
         group.weights = factor.back @ group.weights
         group.p = part @ factor.forth + group.p @ beta
@@ -147,7 +147,7 @@ def _roots(products: Array) -> tuple[Array, Array]:
     return vectors / roots / scales[:, None], (roots * vectors).T * scales
 
 
-def _turn(group: Group, factor: Factor, coupling: Array | None) -> Array:
+def _beta(group: Group, factor: Factor, coupling: Array | None) -> Array:
     """Return what of the last directions belongs to the new ones."""
     if not group.q.shape[1]:
         return np.empty((0, factor.forth.shape[1]))

@@ -107,12 +107,23 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return room[start : start + wanted].view(dtype).reshape(shape)
 
 
-def open_direct(path: Path) -> int | None:
-    """Open a file for reads that go past the system's cache; None where that cannot be."""
-    try:
-        return os.open(path, os.O_RDONLY | os.O_DIRECT)
-    except (AttributeError, OSError):  # no such flag on this system, or not on this file system
+def open_direct(path: Path, offset: int) -> int | None:
+    """Open a file for reads that go past the system's cache; None where that cannot be.
+
+    One page is read at the offset: a file system may open such a file and refuse every read.
+    """
+    if not hasattr(os, "O_DIRECT"):
         return None
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    except OSError:
+        return None
+    try:
+        os.preadv(handle, [aligned_empty((PAGE,), np.uint8)], offset)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 def write_at(handle: int, data: memoryview, offset: int) -> None:

@@ -26,11 +26,12 @@ class TileReader:
 
     def __init__(self, layout: Layout, direct: bool = False) -> None:
         self.layout = layout
-        on_pages = layout.tiles_offset % PAGE == layout.tile_bytes % PAGE == 0
-        self._direct = open_direct(layout.path) if direct and on_pages else None
         self.checksums = _checksums(layout)
         with storage_errors("opening", layout.path):
             self._handle = os.open(layout.path, os.O_RDONLY)
+        on_pages = layout.tiles_offset % PAGE == layout.tile_bytes % PAGE == 0
+        use = direct and on_pages
+        self._direct = open_direct(layout.path, layout.tiles_offset) if use else None
 
     @property
     def direct(self) -> bool:

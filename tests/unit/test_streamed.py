@@ -1,5 +1,7 @@
 """Tiles read ahead by threads, in memory, computed, and merged: one order, the same bits."""
 
+import errno
+import os
 import threading
 from contextlib import closing
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from hpcnk.solve.merged import MergedTiles
 from hpcnk.solve.on_device import DeviceTiles
 from hpcnk.solve.streamed import StreamedTiles, read_ahead, ring_bytes, tiles_ahead
 from hpcnk.solve.tiles import every
+from hpcnk.store import files
 from hpcnk.store import reader as reading
 from hpcnk.store.files import PAGE, aligned_empty, read_at
 from hpcnk.tiling import TriangleGrid
@@ -96,6 +99,22 @@ def test_tiles_on_pages_are_read_past_the_cache(tmp_path, stored, monkeypatch):
         assert not direct.fill(8, on_page) and direct.fill(9, on_page)
     with store.TileReader(stored, direct=True) as small:
         assert not small.direct, "its tiles are no whole pages"
+
+
+def test_a_file_system_that_refuses_direct_reads_is_read_through_its_cache(tmp_path, monkeypatch):
+    grid = TriangleGrid(700, 128)
+    layout = write(tmp_path / "large.h5", kernel_matrix(700).astype(np.float32), grid)
+
+    def refused(*asked):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "preadv", refused)
+        found = store.TileReader(layout, direct=True)
+    assert not found.direct and found.fill(3, aligned_empty((128, 128), "float32"))
+    found.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def padded(reader, number):
