@@ -62,25 +62,18 @@ def require_labels(y: Array, held: RowNumbers, sizes: Sequence[int]) -> None:
 
 
 def unlike_leading_rows(y: Array, size: int) -> str:
-    """Say what the leading `size` training rows lack and all have; empty if nothing.
+    """Say which classes the leading `size` training rows lack and all have; empty if none.
 
-    `y` holds the raw labels: classes (n,), or reals (n, outputs) with NaN where one is missing.
+    `y` holds the raw labels: classes (n,), or reals, of which `require_labels` looks after.
     """
-    what, lacking = _lacking(y, size)
-    if not lacking:
+    lacking = np.setdiff1d(y, y[:size]) if y.ndim == 1 else y[:0]
+    if not len(lacking):
         return ""
     return (
-        f"the leading {size} of {len(y)} training rows have no label of {what} "
+        f"the leading {size} of {len(y)} training rows have no label of class "
         f"{_listed(lacking)}: set data.shuffle to true, to store the rows in random order, or "
         "take more of them"
     )
-
-
-def _lacking(y: Array, size: int) -> tuple[str, list[int]]:
-    if y.ndim == 1:
-        return "class", np.setdiff1d(y, y[:size]).tolist()
-    known = labelled(y)
-    return "output", np.flatnonzero(known.any(axis=0) & ~known[:size].any(axis=0)).tolist()
 
 
 def _listed(numbers: Sequence[int] | Array) -> str:

@@ -139,7 +139,7 @@ def _complete(session: Session, path: Path, contents: dict[str, Any]) -> Layout:
 
 
 def _warn_of_leading_rows(session: Session, target: NDArray[Any]) -> None:
-    """Warn of training-set sizes whose leading rows lack classes or outputs."""
+    """Warn of training-set sizes whose leading rows lack classes."""
     for size in training_sizes(session.deck, len(target)):
         if found := unlike_leading_rows(target, size):
             session.warn("solve", f"size {size}: {found}")

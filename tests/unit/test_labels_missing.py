@@ -153,10 +153,11 @@ def test_classes_that_leading_rows_lack_are_named():
 def test_outputs_that_leading_rows_lack_are_named():
     y = np.ones((6, 3))
     y[:4, 1] = NAN
-    assert "have no label of output 1:" in unlike_leading_rows(y, 4)
-    assert unlike_leading_rows(y, 5) == ""
+    with pytest.raises(DataError, match="have no label of output 1"):
+        require_labels(y, np.arange(0), [4])
+    require_labels(y, np.arange(0), [5])
     y[:, 1] = NAN  # no size has it
-    assert unlike_leading_rows(y, 4) == ""
+    require_labels(y, np.arange(0), [4])
 
 
 def test_scores_on_complete_data_are_those_of_scikit_learn():
