@@ -8,12 +8,11 @@ from hpcnk.deck.schema import (
     Deck,
     KernelSection,
     PerClass,
-    Preconditioner,
     Rows,
-    SolveSection,
     StoreSection,
     Whitening,
 )
+from hpcnk.deck.solving import Preconditioner, SolveSection
 
 __all__ = [
     "CheckLayers",
