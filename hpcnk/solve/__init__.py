@@ -1,14 +1,6 @@
 """Solving (K + ridge I) alpha = Y with the tiles spread over the ranks, and predicting with it."""
 
-from hpcnk.solve.conjugate_gradient import (
-    Limits,
-    Problem,
-    Snapshot,
-    Solution,
-    Status,
-    Systems,
-    conjugate_gradient,
-)
+from hpcnk.solve.conjugate_gradient import Snapshot, Systems, conjugate_gradient
 from hpcnk.solve.dense import dense_inverse_diagonals, dense_log_determinants, dense_solution
 from hpcnk.solve.determinant import LogDeterminants, Quadrature, log_determinants
 from hpcnk.solve.evidence import Evidence, evidence, fits
@@ -20,6 +12,7 @@ from hpcnk.solve.operator import Operator, TileOperator, cross_product
 from hpcnk.solve.partial_cholesky import Progress, pivoted_cholesky
 from hpcnk.solve.pivots import Greedy, Random
 from hpcnk.solve.precondition import Factor, LowRank, Precondition, identity
+from hpcnk.solve.problem import Limits, Problem, Solution, Status
 from hpcnk.solve.products import (
     CompiledProducts,
     PlainProducts,

@@ -22,8 +22,6 @@ dictionary of arrays, `Systems.snapshot`; started from one, it goes on as if it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
 from itertools import compress
 from typing import Any
 
@@ -32,79 +30,19 @@ from numpy.typing import NDArray
 
 from hpcnk.errors import SolveError
 from hpcnk.solve.directions import Group, factors, step_length, turn
-from hpcnk.solve.matrices import Matrix, RowSet, sizes_of
+from hpcnk.solve.matrices import Matrix, sizes_of
 from hpcnk.solve.operator import Operator
 from hpcnk.solve.precondition import Precondition
+from hpcnk.solve.problem import Integers, Limits, Problem, Solution, Status
 from hpcnk.solve.spread import Array, Spread, dots
 
 NO_STATUS = -1  # in a snapshot
 NO_GROUP = -1  # of a column that has ended
 RESTARTS_WITHOUT_GAIN = 3  # a restart must at least halve the true residual
 
-Integers = NDArray[np.int64]
 Snapshot = Mapping[str, NDArray[Any]]  # what `Systems.snapshot` gives
 _CARRIED = ("relative", "checked", "gainless", "iterations")
 SPREAD = ("x", "basis", "p")  # arrays of a snapshot with this rank's rows
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When a column ends: its true residual norm relative to that of b, and its iterations."""
-
-    tolerance: float
-    max_iterations: int
-
-
-class Status(Enum):
-    """How a column ended, in words."""
-
-    CONVERGED = "converged"
-    MAX_ITERATIONS = (
-        "not converged within max_iterations: raise it, raise the preconditioner's rank, "
-        "or raise the ridge"
-    )
-    STAGNATED = (
-        "stagnated: rounding keeps the true residual above the tolerance, which may be too low"
-    )
-    INDEFINITE = (
-        "indefinite: the stored kernel plus this ridge is not positive definite to rounding"
-    )
-
-    @property
-    def by_rounding(self) -> bool:
-        """Whether a ridge too small for the kernel's rounding is to blame."""
-        return self in (Status.STAGNATED, Status.INDEFINITE)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """The systems: b has this rank's rows of all columns, (rows, columns).
-
-    Column c has matrix `matrices[c]`, on the rows `row_sets[matrices[c].rows]`; b is zero outside.
-    `block`: whether columns of one matrix search together.
-    """
-
-    b: Array
-    matrices: Sequence[Matrix]
-    row_sets: Sequence[RowSet]
-    block: bool = True
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Solutions x, this rank's rows of all columns, and for each column how it went."""
-
-    x: Array
-    iterations: Integers
-    true_relative_residual: Array
-    status: list[Status]
-    passes: int
-    history: list[float] = field(default_factory=list)
-
-    @property
-    def converged(self) -> bool:
-        """Whether all columns converged."""
-        return all(status is Status.CONVERGED for status in self.status)
 
 
 def conjugate_gradient(

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import rows_from_root, rows_to_root, wait_for_all
-from hpcnk.solve.conjugate_gradient import Problem, Solution, Status
 from hpcnk.solve.determinant import LogDeterminants
 from hpcnk.solve.leave_one_out import InverseDiagonals
 from hpcnk.solve.matrices import Matrix, RowSet
 from hpcnk.solve.operator import Operator
+from hpcnk.solve.problem import Problem, Solution, Status
 from hpcnk.solve.spread import Array, dots
 
 CHUNK = 256  # columns that are gathered at once

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import sum_over_ranks
-from hpcnk.solve.conjugate_gradient import Limits, Problem, Solution, Systems, conjugate_gradient
+from hpcnk.solve.conjugate_gradient import Systems, conjugate_gradient
 from hpcnk.solve.matrices import Matrix, RowSet
 from hpcnk.solve.nearby import Nearby
 from hpcnk.solve.operator import Operator
 from hpcnk.solve.probes import Probes
+from hpcnk.solve.problem import Limits, Problem, Solution
 from hpcnk.solve.spread import Array
 
 Truths = NDArray[np.bool_]

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcnk.solve.conjugate_gradient import NO_GROUP, NO_STATUS, SPREAD, Snapshot, Status
+from hpcnk.solve.conjugate_gradient import NO_GROUP, NO_STATUS, SPREAD, Snapshot
 from hpcnk.solve.matrices import Matrix
+from hpcnk.solve.problem import Status
 
 _NUMBERS = ("relative", "checked")  # (columns,)
 _COUNTS = ("gainless", "iterations", "status", "group", "width")

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcnk.solve.conjugate_gradient import Limits, Problem, Systems, conjugate_gradient
+from hpcnk.solve.conjugate_gradient import Systems, conjugate_gradient
 from hpcnk.solve.matrices import Matrix, RowSet
 from hpcnk.solve.operator import Operator
 from hpcnk.solve.precondition import Precondition
+from hpcnk.solve.problem import Limits, Problem
 from hpcnk.solve.spread import Array, dots
 from hpcnk.solve.tiles import HeldTile
 

@@ -119,7 +119,7 @@ def open_direct(path: Path, offset: int) -> int | None:
     except OSError:
         return None
     try:
-        os.preadv(handle, [aligned_empty((PAGE,), np.uint8)], offset)
+        os.preadv(handle, [raw(aligned_empty((PAGE,), np.uint8))], offset)
     except OSError:
         os.close(handle)
         return None
