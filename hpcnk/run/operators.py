@@ -44,7 +44,7 @@ from hpcnk.solve.on_device import DeviceTiles
 from hpcnk.solve.products import make_products
 from hpcnk.solve.streamed import StreamedTiles
 from hpcnk.solve.tiles import HeldTile, TileSource
-from hpcnk.store import Layout, TileReader, read_shape
+from hpcnk.store import Layout, TileReader, aligned_copy, read_shape
 from hpcnk.tiling import Tile, deal
 
 Held: TypeAlias = dict[int, HeldTile]
@@ -120,7 +120,7 @@ def _keeper(places: Places, on_device: DeviceTiles | None, held: Held) -> Take:
         if tile.number in gpu and on_device is not None:
             on_device.hold(tile, entries)
         elif tile.number in resident:
-            held[tile.number] = (tile, np.array(entries))
+            held[tile.number] = (tile, aligned_copy(entries))
 
     return take
 

@@ -32,8 +32,8 @@ SOURCE = Path(__file__).parent / "source" / "products.cpp"
 STRIP_BYTES = 1 << 20  # of the float64 buffer: within the second-level cache of one core
 # Rows of a part of a tile, at least: the columns' sums of a part are added once, so the more the
 # better; and at most so many parts, each of whole blocks (ROWS in source/panels.hpp).
-PART_ROWS, MOST_PARTS, BLOCK_ROWS = 1024, 8, 48
-GROUP = 6  # columns that a thread should have at least: those of a panel
+PART_ROWS, MOST_PARTS, BLOCK_ROWS = 1024, 8, 24
+GROUP = 4  # columns that a thread should have at least: those of a panel
 
 
 class Products(Protocol):

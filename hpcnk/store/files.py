@@ -107,6 +107,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return room[start : start + wanted].view(dtype).reshape(shape)
 
 
+def aligned_copy(entries: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy that begins on a page, so that no vector of it lies in two lines of a cache."""
+    copy = aligned_empty(entries.shape, entries.dtype)
+    copy[...] = entries
+    return copy
+
+
 def open_direct(path: Path, offset: int) -> int | None:
     """Open a file for reads that go past the system's cache; None where that cannot be.
 

@@ -5,11 +5,18 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.errors import StorageError
-from hpcnk.store.files import PAGE, checksum, open_direct, raw, read_at, storage_errors
+from hpcnk.store.files import (
+    PAGE,
+    aligned_empty,
+    checksum,
+    open_direct,
+    raw,
+    read_at,
+    storage_errors,
+)
 from hpcnk.store.hdf5 import open_hdf5
 from hpcnk.store.journal import read_journals
 from hpcnk.store.layout import Layout
@@ -91,7 +98,7 @@ class TileReader:
 
     def _empty(self) -> NDArray[Any]:
         tile = self.layout.grid.tile
-        return np.empty((tile, tile), self.layout.dtype)
+        return aligned_empty((tile, tile), self.layout.dtype)
 
 
 def _checksums(layout: Layout) -> dict[int, int]:

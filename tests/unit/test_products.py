@@ -203,7 +203,7 @@ def test_threads_change_nothing(compiled, columns, threads, monkeypatch):
 
 def test_parts_do_not_depend_on_the_columns(monkeypatch):
     monkeypatch.setattr(module, "PART_ROWS", 48)
-    for height, count in ((47, 1), (96, 2), (290, 4), (1000, 7)):
+    for height, count in ((47, 1), (96, 2), (290, 5), (1000, 7)):
         work = module._Work(np.zeros((height, 3)), True, False, *[np.zeros((height, 2))] * 4)
         heights = [len(part.entries) for part in work.parts()]
         assert (sum(heights), len(heights)) == (height, count)

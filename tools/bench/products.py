@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hpcnk.solve import CompiledProducts, PlainProducts, Products
+from hpcnk.store import aligned_copy
 from tools.bench import machine
 from tools.bench.results import write_json
 
@@ -74,7 +75,10 @@ def resident(size: int, dtype: str, most: int) -> list[NDArray[Any]]:
     """Make different tiles: more than any cache holds."""
     random = np.random.default_rng(0)
     count = max(1, most // (size * size * np.dtype(dtype).itemsize))
-    return [random.standard_normal((size, size), np.float32).astype(dtype) for _ in range(count)]
+    return [
+        aligned_copy(random.standard_normal((size, size), np.float32).astype(dtype))
+        for _ in range(count)
+    ]
 
 
 def measured(tiles: list[NDArray[Any]], columns: int, threads: int) -> Row:

@@ -1,7 +1,9 @@
-// The inner loops: a block of a tile, widened to doubles, times a panel of N columns.
+// The inner loop: some rows of a tile, some vectors wide, times a panel of N columns.
 //
-// The block lies in chunks of two vectors along its rows: block[chunk][row][lane]. Vectors are GCC's
-// and Clang's own, with an instruction named where compilers choose badly.
+// Every entry is widened to a double in a register, and serves both products there. Sums along the
+// rows stay in registers; sums along the columns come from the first-level cache and go back to it,
+// once for R rows. With v and its sums in that cache the tile itself can stream from memory.
+// Vectors are GCC's and Clang's own, with an instruction named where compilers choose badly.
 #pragma once
 
 #include <cstddef>
@@ -14,7 +16,6 @@
 #endif
 
 #define HPCNK_INLINE inline __attribute__((always_inline))
-#define HPCNK_LAMBDA __attribute__((always_inline))
 #define HPCNK_UNROLL _Pragma("GCC unroll 16")
 
 namespace hpcnk {
@@ -27,20 +28,17 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;  // SSE2, NEON
 #endif
 constexpr int VECTOR = VECTOR_BYTES / sizeof(double);
-constexpr int LINE = 2 * VECTOR;  // lanes of a chunk
 
-// A block is 110 KB; two of them are half a small second-level cache. Multiples of all groups below.
-constexpr int ROWS = 48;
-constexpr int CHUNKS = 288 / LINE;
-constexpr int STEP = (ROWS + 1) * LINE;  // from chunk to chunk; odd, or all fall into a few cache sets
-// Rows from what is widened to what is fetched from memory, and into which cache: with vectors of 64
-// bytes the buffers of the first one are all taken by the blocks.
-#if defined(__AVX512F__)
-constexpr int FETCHED = 4, CACHE = 2;
+// Columns of a panel at most, and rows that go with n of them: 2 n rows + rows + 2 registers.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int PANEL = 4;
+constexpr int row_group(int n) { return n == 1 ? 8 : n == 4 ? 3 : 4; }
 #else
-constexpr int FETCHED = 2, CACHE = 3;
+constexpr int PANEL = 3;
+constexpr int row_group(int n) { return n == 1 ? 4 : 2; }
 #endif
-constexpr long long BLOCK = (long long)CHUNKS * STEP;
+constexpr int ROWS = 24;  // of a block: a multiple of all groups
+constexpr int WIDTH = 256;  // so that a panel of v and its sums fit into the first-level cache
 
 typedef double Vector __attribute__((vector_size(VECTOR_BYTES)));
 typedef double Doubles __attribute__((vector_size(VECTOR_BYTES), aligned(8), may_alias));
@@ -92,204 +90,80 @@ HPCNK_INLINE Vector in_register(Vector v) {
     return v;
 }
 
-HPCNK_INLINE double sum_of_lanes(const double* p) {
-    double sum = p[0];
-    for (int k = 1; k < VECTOR; ++k) sum += p[k];
-    return sum;
+HPCNK_INLINE double sum_of_lanes(Vector v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_pd((__m512d)v);
+#elif defined(__AVX__)
+    const __m128d half = _mm256_castpd256_pd128((__m256d)v) + _mm256_extractf128_pd((__m256d)v, 1);
+    return half[0] + half[1];
+#else
+    return v[0] + v[1];
+#endif
 }
 HPCNK_INLINE long long least(long long a, long long b) { return a < b ? a : b; }
+
 inline void clear(double* p, long long count) {
     for (long long k = 0; k < count; ++k) p[k] = 0;
 }
 
-// Rows of a call, and chunks of one: as many sums beside each other as registers hold.
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int row_group(int n) { return n == 1 ? 16 : n == 2 ? 12 : n == 3 ? 8 : n == 4 ? 6 : 4; }
-constexpr int chunk_group(int n) { return n < 3 ? 6 : n < 5 ? 3 : 2; }
-#else
-constexpr int row_group(int n) { return n == 1 ? 8 : n == 2 ? 6 : n == 3 ? 4 : n == 4 ? 3 : 2; }
-constexpr int chunk_group(int n) { return n == 1 ? 4 : n == 2 ? 3 : n == 3 ? 2 : 1; }
-#endif
-
-// Where a block comes from.
-template <class T> struct Source {
+// Rows that a call fetches into the second-level cache, as wide as those that it multiplies.
+template <class T> struct Fetch {
     const T* entries;
     long long stride;
-    int rows, width;
-    const T* row(long long k) const { return entries + k * stride; }
-};
-
-// Chunks of one row that an inner loop widens, one between two of its steps.
-template <class T> struct Run {
-    const T *from, *fetched;  // the latter some rows farther on
-    double* to;
-    int count;
-    HPCNK_INLINE void step() {
-        HPCNK_UNROLL
-        for (int k = 0; k < LINE; k += 64 / int(sizeof(T)))
-            __builtin_prefetch(fetched + k, 0, CACHE);
-        HPCNK_UNROLL
-        for (int lane = 0; lane < LINE; lane += VECTOR) store(to + lane, load(from + lane));
-        from += LINE;
-        fetched += LINE;
-        to += STEP;
+    int rows;
+    // Takes the next call's part, when so many are left.
+    Fetch share(long long calls) {
+        const Fetch part{entries, stride, int((rows + calls - 1) / calls)};
+        entries += part.rows * stride;
+        rows -= part.rows;
+        return part;
+    }
+    HPCNK_INLINE void line(int vector) const {
+        constexpr int VECTORS = sizeof(T) * VECTOR < 64 ? 64 / (sizeof(T) * VECTOR) : 1;  // of a line
+        if (vector % VECTORS) return;
+        for (int r = 0; r < rows; ++r)
+            __builtin_prefetch(entries + r * stride + vector * VECTOR, 0, 2);
     }
 };
 
-// The next block, widened while the inner loops work on the present one. Its lines are fetched from
-// memory a few rows before: early enough, and not so many that a stride which is a power of two,
-// and so puts them into a few cache sets, makes them push each other out.
-template <class T> class Widening {
-  public:
-    // `after` is the block after it (no rows: none).
-    Widening(const Source<T>& source, const Source<T>& after, double* block)
-        : source_(source), after_(after), block_(block), full_(source.width / LINE),
-          chunks_((long long)source.rows * full_) {}
-
-    // Shares it out over calls of so many steps in all; there are no shares before.
-    void spread(long long steps) { steps_ = steps; }
-
-    // The share of a call of so many steps: at most one chunk a step.
-    Run<T> share(int steps) {
-        const long long even = steps_ > 0 ? (chunks_ * steps + steps_ - 1) / steps_ : 0;
-        steps_ -= steps;
-        return take(int(least(even, steps)));
-    }
-
-    // Widens what the shares have left.
-    void finish() {
-        while (chunks_ > 0)
-            for (Run<T> run = take(full_); run.count > 0; --run.count) run.step();
-        for (int i = 0, rest = source_.width % LINE; i < source_.rows && rest; ++i)
-            for (int k = 0; k < LINE; ++k)
-                block_[full_ * STEP + i * LINE + k] =
-                    k < rest ? double(source_.row(i)[full_ * LINE + k]) : 0.0;
-    }
-
-  private:
-    Run<T> take(int most) {
-        const int start = done_, count = int(least(most, least(full_ - done_, chunks_)));
-        const Run<T> run{source_.row(row_) + start * LINE, fetched() + start * LINE,
-                         block_ + start * STEP + row_ * LINE, count};
-        done_ += count;
-        chunks_ -= count;
-        if (done_ == full_) ++row_, done_ = 0;
-        return run;
-    }
-    const T* fetched() const {
-        const int beyond = row_ + FETCHED - source_.rows;
-        if (beyond < 0) return source_.row(row_ + FETCHED);
-        return after_.rows > 0 ? after_.row(least(beyond, after_.rows - 1)) : source_.row(row_);
-    }
-
-    const Source<T> source_, after_;
-    double* const block_;
-    const int full_;            // chunks of a row without what is less than one
-    long long chunks_;          // to come
-    long long steps_ = 0;
-    int row_ = 0, done_ = 0;    // and the place of the next one: its row, and chunks before it
+// A panel's vectors and sums, at the place of a block.
+struct Panel {
+    const double* v_rows;     // [row][column]
+    double* row_sums;         // [row][column][lane]
+    const double* v_columns;  // [vector][column][lane]
+    double* column_sums;      // likewise
 };
 
-// sum[m][n] += a(m) * b(n). The fewer are held in registers, the others come one by one: all fit
-// into sixteen registers with the sums. Compilers left alone load again or spill.
-template <int M, int N, class A, class B>
-HPCNK_INLINE void multiply(Vector (&sum)[M][N], const A& a, const B& b) {
-    Vector held[N < M ? N : M];
-    if constexpr (N < M) {
+// R rows of a tile times N columns: ACROSS adds A v_columns, DOWN adds A^T v_rows. A sum is taken in
+// the same order for any R and N.
+template <int R, int N, bool ACROSS, bool DOWN, class T>
+void multiply(const T* entries, long long stride, int vectors, const Panel& p, int row, Fetch<T> fetch) {
+    Vector sums[R][N] = {}, v_rows[R][N];
+    HPCNK_UNROLL
+    for (int k = 0; k < R * N; ++k)
+        if (DOWN) v_rows[k / N][k % N] = in_register(splat(p.v_rows + row * N + k));
+    const double* v = p.v_columns;
+    double* down = p.column_sums;
+    for (int j = 0; j < vectors; ++j, v += N * VECTOR, down += N * VECTOR) {
+        fetch.line(j);
+        Vector a[R];
         HPCNK_UNROLL
-        for (int n = 0; n < N; ++n) held[n] = in_register(b(n));
-        HPCNK_UNROLL
-        for (int m = 0; m < M; ++m) {
-            const Vector one = N > 1 ? in_register(a(m)) : a(m);
-            HPCNK_UNROLL
-            for (int n = 0; n < N; ++n) sum[m][n] = multiply_add(one, held[n], sum[m][n]);
-        }
-    } else {
-        HPCNK_UNROLL
-        for (int m = 0; m < M; ++m) held[m] = in_register(a(m));
+        for (int r = 0; r < R; ++r) a[r] = in_register(load(entries + r * stride + j * VECTOR));
         HPCNK_UNROLL
         for (int n = 0; n < N; ++n) {
-            const Vector one = M > 1 ? in_register(b(n)) : b(n);
+            const Vector one = ACROSS ? in_register(load(v + n * VECTOR)) : Vector{};
+            Vector sum = DOWN ? load(down + n * VECTOR) : Vector{};
             HPCNK_UNROLL
-            for (int m = 0; m < M; ++m) sum[m][n] = multiply_add(held[m], one, sum[m][n]);
+            for (int r = 0; r < R; ++r) {
+                if (ACROSS) sums[r][n] = multiply_add(a[r], one, sums[r][n]);
+                if (DOWN) sum = multiply_add(a[r], v_rows[r][n], sum);
+            }
+            if (DOWN) store(down + n * VECTOR, sum);
         }
     }
-}
-
-// R rows of the block times N columns: adds to sums[row][column][lane of a vector].
-template <int R, int N, class T>
-void rows_times(const double* block, int chunks, const double* v, double* sums, Run<T> run) {
-    Vector sum[R][N] = {};
-    const auto step = [&]() HPCNK_LAMBDA {
-        HPCNK_UNROLL
-        for (int lane = 0; lane < LINE; lane += VECTOR)
-            multiply(
-                sum, [&](int r) HPCNK_LAMBDA { return load(block + r * LINE + lane); },
-                [&](int n) HPCNK_LAMBDA { return load(v + n * LINE + lane); });
-        block += STEP;
-        v += N * LINE;
-    };
-    int k = 0;
-    for (const int both = run.count; k < both; ++k) step(), run.step();
-    for (; k < chunks; ++k) step();
     HPCNK_UNROLL
-    for (int r = 0; r < R; ++r) {
-        HPCNK_UNROLL
-        for (int n = 0; n < N; ++n) add(sums + (r * N + n) * VECTOR, sum[r][n]);
-    }
-}
-
-// All rows of the block times N columns.
-template <int N, class T>
-void row_panel(const double* block, int rows, int chunks, const double* v, double* sums,
-               Widening<T>& next) {
-    constexpr int R = row_group(N);
-    int i = 0;
-    for (; i + R <= rows; i += R)
-        rows_times<R, N>(block + i * LINE, chunks, v, sums + i * N * VECTOR, next.share(chunks));
-    for (; i < rows; ++i)
-        rows_times<1, N>(block + i * LINE, chunks, v, sums + i * N * VECTOR, next.share(chunks));
-}
-
-// M chunks of the block, transposed, times N columns: adds to sums[chunk][column][lane].
-template <int M, int N, class T>
-void chunks_times(const double* block, int rows, const double* v, double* sums, Run<T> run) {
-    Vector sum[M * 2][N] = {};
-    const auto step = [&]() HPCNK_LAMBDA {
-        multiply(
-            sum, [&](int m) HPCNK_LAMBDA { return load(block + m / 2 * STEP + m % 2 * VECTOR); },
-            [&](int n) HPCNK_LAMBDA { return splat(v + n); });
-        block += LINE;
-        v += N;
-    };
-    int i = 0;
-    for (const int both = run.count; i < both; ++i) step(), run.step();
-    for (; i < rows; ++i) step();
-    HPCNK_UNROLL
-    for (int m = 0; m < M * 2; ++m) {
-        HPCNK_UNROLL
-        for (int n = 0; n < N; ++n) add(sums + (m / 2 * N + n) * LINE + m % 2 * VECTOR, sum[m][n]);
-    }
-}
-
-// The whole block, transposed, times N columns.
-template <int N, class T>
-void column_panel(const double* block, int rows, int chunks, const double* v, double* sums,
-                  Widening<T>& next) {
-    constexpr int M = chunk_group(N);
-    int k = 0;
-    for (; k + M <= chunks; k += M)
-        chunks_times<M, N>(block + k * STEP, rows, v, sums + k * N * LINE, next.share(rows));
-    for (; k < chunks; ++k)
-        chunks_times<1, N>(block + k * STEP, rows, v, sums + k * N * LINE, next.share(rows));
-}
-
-// Steps of the two above.
-constexpr long long row_steps(int n, int rows, int chunks) {
-    return (long long)(rows / row_group(n) + rows % row_group(n)) * chunks;
-}
-constexpr long long column_steps(int n, int rows, int chunks) {
-    return (long long)(chunks / chunk_group(n) + chunks % chunk_group(n)) * rows;
+    for (int k = 0; k < R * N; ++k)
+        if (ACROSS) add(p.row_sums + (row * N + k) * VECTOR, sums[k / N][k % N]);
 }
 
 }  // namespace hpcnk

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import numpy as np
 from hpcnk import store
 from hpcnk.comm import FloatSums
 from hpcnk.comm.world import Communicator
-from hpcnk.solve import CompiledProducts, ResidentTiles, TileOperator
-from hpcnk.tiling import TriangleGrid, deal
+from hpcnk.solve import CompiledProducts, ResidentTiles, TileOperator, TileSource
+from hpcnk.solve.merged import MergedTiles
+from hpcnk.solve.streamed import StreamedTiles
+from hpcnk.tiling import Tile, TriangleGrid, deal
 
 THREADS = 1  # of a rank
 MEGABYTE = 1 << 20
@@ -27,16 +30,35 @@ def grid_of(path: Path, rows: int) -> TriangleGrid:
     return TriangleGrid(min(rows, stored.n), stored.tile)
 
 
-def resident(comm: Communicator, path: Path, rows: int) -> TileOperator:
-    """Return the kernel of the leading rows with this rank's tiles in memory. Collective."""
-    grid, held = grid_of(path, rows), []
+def resident(comm: Communicator, path: Path, rows: int, share: float = 1.0) -> TileOperator:
+    """Return the kernel of the leading rows with this rank's tiles in memory. Collective.
+
+    `share`: of the tiles that are held; the others, spread evenly among these, are read past the
+    system's cache in each pass.
+    """
+    grid, products = grid_of(path, rows), CompiledProducts(THREADS)
+    tiles = [grid.at(number) for number in deal(grid, comm.size, comm.rank)]
+    stay = [int(share * (k + 1)) > int(share * k) for k in range(len(tiles))]
+    held = []
     with store.TileReader(store.read_layout(path)) as reader:
-        for number in deal(grid, comm.size, comm.rank):
-            tile = grid.at(number)
+        for tile in compress(tiles, stay):
             height, width = tile.shape
-            held.append((tile, np.ascontiguousarray(reader.read(number)[:height, :width])))
-    source = ResidentTiles(held, CompiledProducts(THREADS))
+            held.append((tile, store.aligned_copy(reader.read(tile.number)[:height, :width])))
+    source: TileSource = ResidentTiles(held, products)
+    if not all(stay):
+        others = [tile for tile, stays in zip(tiles, stay, strict=True) if not stays]
+        source = MergedTiles([source, from_file(path, rows, others)], products, lambda: True)
     return TileOperator(FloatSums(comm), grid.n, [source])
+
+
+def from_file(path: Path, rows: int, tiles: list[Tile]) -> StreamedTiles:
+    """Return the tiles as a source that reads them past the system's cache in each pass."""
+    layout = store.read_layout(path)
+    reader = store.TileReader(layout, direct=True)
+    side = grid_of(path, rows).tile
+    return StreamedTiles(
+        tiles, reader.fill, side, np.dtype(layout.dtype), CompiledProducts(THREADS)
+    )
 
 
 def together(comm: Communicator, work: Callable[[], object]) -> float:

@@ -14,13 +14,12 @@ import numpy as np
 from hpcnk import store
 from hpcnk.comm import FloatSums
 from hpcnk.comm.world import Communicator
-from hpcnk.solve import CompiledProducts, TileOperator
-from hpcnk.solve.streamed import StreamedTiles
+from hpcnk.solve import TileOperator
 from hpcnk.tiling import deal
 from tools.bench.systems.held import (
     MEGABYTE,
-    THREADS,
     Answer,
+    from_file,
     grid_of,
     quickest,
     resident,
@@ -118,13 +117,9 @@ def streamed(comm: Communicator, path: str, rows: int, columns: list[int], round
 
 
 def _streamed_operator(comm: Communicator, path: Path, rows: int) -> TileOperator:
-    layout, grid = store.read_layout(path), grid_of(path, rows)
-    reader = store.TileReader(layout, direct=True)
+    grid = grid_of(path, rows)
     tiles = [grid.at(number) for number in deal(grid, comm.size, comm.rank)]
-    source = StreamedTiles(
-        tiles, reader.fill, grid.tile, np.dtype(layout.dtype), CompiledProducts(THREADS)
-    )
-    return TileOperator(FloatSums(comm), grid.n, [source])
+    return TileOperator(FloatSums(comm), grid.n, [from_file(path, rows, tiles)])
 
 
 def forget(comm: Communicator, path: Path) -> str:

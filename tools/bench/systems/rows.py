@@ -155,9 +155,10 @@ def many_systems(settings: Settings) -> Rows:
 
 
 def _solve(
-    settings: Settings, kernel: Kernel, path: Path, *wanted: dict[str, Any]
+    settings: Settings, kernel: Kernel, path: Path, *wanted: dict[str, Any], held: float = 1.0
 ) -> list[dict[str, Any]]:
-    answer = ask(settings.ranks, "solves", path=str(path), rows=kernel.rows, wanted=list(wanted))
+    asked = {"path": str(path), "rows": kernel.rows, "wanted": list(wanted), "held": held}
+    answer = ask(settings.ranks, "solves", **asked)
     return [{**run, "megabytes": answer["megabytes"]} for run in answer["runs"]]
 
 

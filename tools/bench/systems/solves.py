@@ -61,9 +61,14 @@ class OutOfTime(Exception):
         self.systems = systems
 
 
-def solves(comm: Communicator, path: str, rows: int, wanted: list[dict[str, Any]]) -> Answer:
-    """Solve one list of systems after the other; see `_solve` for their options. Collective."""
-    operator = resident(comm, Path(path), rows)
+def solves(
+    comm: Communicator, path: str, rows: int, wanted: list[dict[str, Any]], held: float = 1.0
+) -> Answer:
+    """Solve one list of systems after the other; see `_solve` for their options. Collective.
+
+    `held`: the share of the tiles that stay in memory, as in `resident`.
+    """
+    operator = resident(comm, Path(path), rows, held)
     y = targets(Path(path), operator.n)[: operator.n]
     before = peak_megabytes(comm)
     answers = [_solve(operator, y, **options) for options in wanted]
