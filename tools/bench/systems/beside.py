@@ -16,7 +16,7 @@ RANKS = (500, 100, 15)  # of linear_operator's preconditioner: its default is th
 SHARE = 0.05  # the rank of hpcnk's, over n
 # Of the tiles that hpcnk holds, by type; it reads the others from the file in each pass. In float64
 # the triangle alone is half of the whole matrix, which all others hold.
-HELD = {"float32": 1.0, "float64": 0.5}
+HELD = {"float32": 1.0, "float64": 0.6}
 
 
 def beside_peers(settings: Settings) -> Iterator[Entry]:
