@@ -90,14 +90,24 @@ HPCNK_INLINE Vector in_register(Vector v) {
     return v;
 }
 
-HPCNK_INLINE double sum_of_lanes(Vector v) {
+// The sums over the lanes of N vectors, at most four, that stand one after the other.
+template <int N> HPCNK_INLINE void sums_of_lanes(const double* p, double (&sums)[4]) {
+    const auto at = [&](int n) { return n < N ? load(p + n * VECTOR) : Vector{}; };
+#if defined(__AVX__)
+    const auto pairs = [&](int n) {
+        const Vector a = at(n), b = at(n + 1);
 #if defined(__AVX512F__)
-    return _mm512_reduce_add_pd((__m512d)v);
-#elif defined(__AVX__)
-    const __m128d half = _mm256_castpd256_pd128((__m256d)v) + _mm256_extractf128_pd((__m256d)v, 1);
-    return half[0] + half[1];
+        const __m512d both = _mm512_unpacklo_pd(a, b) + _mm512_unpackhi_pd(a, b);
+        return _mm512_castpd512_pd256(both) + _mm512_extractf64x4_pd(both, 1);
 #else
-    return v[0] + v[1];
+        return _mm256_hadd_pd(a, b);
+#endif
+    };
+    const __m256d first = pairs(0), second = pairs(2);
+    _mm256_storeu_pd(sums, _mm256_permute2f128_pd(first, second, 0x20) +
+                               _mm256_permute2f128_pd(first, second, 0x31));
+#else
+    for (int n = 0; n < N; ++n) sums[n] = at(n)[0] + at(n)[1];
 #endif
 }
 HPCNK_INLINE long long least(long long a, long long b) { return a < b ? a : b; }

@@ -131,9 +131,13 @@ void add_rows(const Panels& panels, const double* sums, long long rows, Matrix o
     for (long long i = 0; i < rows; ++i)
         for (long long k = 0; k < panels.count; ++k) {
             const Range p = panels[k];
-            const double* from = sums + (p.start * ROWS + i * p.count) * VECTOR;
             double* to = out.data + i * out.stride + p.start;
-            for (int n = 0; n < p.count; ++n) to[n] += sum_of_lanes(load(from + n * VECTOR));
+            with_count(p.count, [&](auto count) {
+                constexpr int N = count();
+                double found[4];
+                sums_of_lanes<N>(sums + (p.start * ROWS + i * N) * VECTOR, found);
+                for (int n = 0; n < N; ++n) to[n] += found[n];
+            });
         }
 }
 
