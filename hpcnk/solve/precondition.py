@@ -80,7 +80,7 @@ class LowRank:
         self._products = products
         self.factor = factor
         self._l = factor.rows
-        (squares,) = spread.totals(lambda rows: (self._l[rows] ** 2).sum(axis=0))
+        (squares,) = spread.totals(lambda rows: np.einsum("nk,nk->k", self._l[rows], self._l[rows]))
         self._square = float(squares.sum())  # bounds the square of any column's length
         used = sorted({matrix.rows for matrix in matrices})
         grams = self._grams(used)
