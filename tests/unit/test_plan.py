@@ -14,7 +14,7 @@ from hpcnk.run.check import check
 from hpcnk.run.needs import available, solve_memory
 from hpcnk.run.needs import kernel_memory as memory
 from hpcnk.run.needs.prepare_memory import require_prepare_memory
-from hpcnk.run.plan import sizes
+from hpcnk.run.plan import rates, sizes
 from hpcnk.run.plan.estimate import estimate
 from hpcnk.run.plan.hazards import Ground, hazards
 from hpcnk.run.plan.sizes import Place, plan
@@ -307,6 +307,22 @@ def test_the_deck_says_whether_it_is_dense(write_deck, tmp_path):
     deck = write_deck(data=arrays(tmp_path, 300, 20), kernel=KERNEL, solve={"method": "dense"})
     job = solve_memory.solve_job(check(deck)[0], 300, 2, 1)
     assert job.dense and job.rank == 0
+
+
+def test_a_dense_solve_takes_the_time_of_its_factors(write_deck, tmp_path):
+    solve = {"method": "dense", "ridge": [0.1, 0.2], "sizes": [500, 1000, 2000]}
+    data = arrays(tmp_path, 2000, 200)
+    dense = write_deck(data=data, kernel=KERNEL, solve=solve)
+    planned, place = plan(*check(dense), Place()), Place()
+    assert planned.factorised == (500, 500, 1000, 1000, 2000, 2000)
+    times = estimate(planned, place)
+    products = 2 * (500**3 + 1000**3 + 2000**3) / 6
+    rate = rates.KERNEL["float64"].products * place.threads
+    assert times.factor_seconds == pytest.approx(products / rate)
+    text = describe_plan(planned, place, times)
+    assert "6 Cholesky factors on rank 0" in text and "passes" not in text
+    iterative = write_deck(data=data, kernel=KERNEL, solve={**solve, "method": "cg"})
+    assert estimate(plan(*check(iterative), place), place).factor_seconds == 0
 
 
 @pytest.mark.parametrize("reproducible", [False, True])

@@ -15,6 +15,7 @@ class Estimate:
     `kernel_seconds`: all tiles of the rank with the most; `tile_seconds`: one of them.
     `load_seconds`: checking and copying the tiles before the solve. `solve_pass_seconds`: one pass
     over the kernel, of which `vector_seconds` are spent on this rank's rows of vectors.
+    `factor_seconds`: the Cholesky factors of a dense solve, without which there are passes.
     `predict_seconds`: all test tiles, reading included. These leave the network and the disk out,
     but for tiles that are streamed, where the disk's rate is known. `write_seconds`,
     `read_seconds`: all tiles through the disk, `stream_seconds`: those that are read in each pass,
@@ -26,6 +27,7 @@ class Estimate:
     load_seconds: float
     solve_pass_seconds: float
     vector_seconds: float
+    factor_seconds: float
     predict_seconds: float
     write_seconds: float | None
     read_seconds: float | None
@@ -34,7 +36,8 @@ class Estimate:
     def solve_seconds(self, passes: int) -> float:
         """Return the time of one solve with so many passes, loading included."""
         disk = self.read_seconds or 0.0
-        return max(disk, self.load_seconds) + passes * self.solve_pass_seconds
+        solving = passes * self.solve_pass_seconds + self.factor_seconds
+        return max(disk, self.load_seconds) + solving
 
 
 def estimate(
@@ -68,11 +71,17 @@ def estimate(
         load_seconds=held / rates.read,
         solve_pass_seconds=max(products, streamed or 0.0) + anew * (pair or 0.0) + vectors,
         vector_seconds=vectors,
+        factor_seconds=_factor_seconds(plan.factorised) / place.threads,
         predict_seconds=crossed * cross,
         write_seconds=tiles / disk_rate if disk_rate else None,
         read_seconds=plan.disk_kernel / disk_rate if disk_rate else None,
         stream_seconds=streamed,
     )
+
+
+def _factor_seconds(rows: tuple[int, ...]) -> float:
+    """Return the time of one thread for Cholesky factors of so many rows: n^3 / 6 products each."""
+    return sum(n**3 / 6 for n in rows) / KERNEL["float64"].products
 
 
 def _pair_seconds(plan: Plan, place: Place, pairs_per_second: float | None) -> float | None:

@@ -16,6 +16,7 @@ from hpcnk.run.needs.kernel_memory import FLOAT64, Job, KernelMemory, device_mem
 from hpcnk.run.needs.prepare_memory import PrepareMemory, prepare_memory
 from hpcnk.run.needs.solve_memory import SPARE, SolveJob, SolveMemory, solve_job, solve_memory
 from hpcnk.run.plan.cost import PairCost, pair_cost, unmeasured_layers
+from hpcnk.run.problem import training_sizes
 from hpcnk.run.variances import positions
 from hpcnk.store import variances_bytes
 from hpcnk.tiling import CrossGrid, Grid, TriangleGrid
@@ -53,7 +54,8 @@ class Plan:
     `pair_cost` is None where the speed of the kernel is not known here; `no_rate` says why.
     `vector_rows`: rows of vectors that are a rank's own. `tiles_in_memory`: tiles that stay there
     between passes, in `memory_for_tiles` (None: as much as they take); the others are
-    `tiles_outside`, streamed or recomputed.
+    `tiles_outside`, streamed or recomputed. `factorised`: the rows of each matrix that rank 0
+    factorises in a solve, with `solve.method: dense`.
     """
 
     train_rows: int
@@ -90,6 +92,7 @@ class Plan:
     solves: int
     max_iterations: int
     reproducible: bool
+    factorised: tuple[int, ...]
 
     @property
     def prepare_memory(self) -> int:
@@ -198,7 +201,14 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         solves=2 if deck.data.validation else 1,
         max_iterations=deck.solve.max_iterations,
         reproducible=deck.solve.reproducible,
+        factorised=_factorised(deck, n),
     )
+
+
+def _factorised(deck: Deck, n: int) -> tuple[int, ...]:
+    if deck.solve.method != "dense":
+        return ()
+    return tuple(size for size in training_sizes(deck, n) for _ in deck.solve.ridge)
 
 
 def _room(deck: Deck, memory: SolveMemory, place: Place) -> int | None:

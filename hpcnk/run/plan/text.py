@@ -159,14 +159,21 @@ def _kernel(plan: Plan, times: Estimate) -> str:
 
 
 def _solve(plan: Plan, times: Estimate) -> str:
+    twice = " in each of the two solves (the first is for the validation)"
+    twice = twice if plan.solves > 1 else ""
+    if plan.factorised:
+        factors = len(plan.factorised)
+        return (
+            f"{duration(times.load_seconds)} to load, {_long(times.factor_seconds)} for "
+            f"{factors} Cholesky {'factor' if factors == 1 else 'factors'} on rank 0{twice}"
+        )
     totals = ", ".join(
         f"{_long(times.solve_seconds(plan.solves * passes))} for {passes} passes"
         for passes in sorted({EXAMPLE_PASSES, plan.max_iterations})
     )
-    twice = " in each of the two solves (the first is for the validation)"
     return (
         f"{duration(times.load_seconds)} to load, {duration(times.solve_pass_seconds)} a pass: "
-        f"{totals}{twice if plan.solves > 1 else ''}"
+        f"{totals}{twice}"
     )
 
 
