@@ -260,7 +260,7 @@ def test_memory_and_threads_come_from_the_plan(site, tmp_path):
     ],
 )
 def test_time_comes_from_the_estimate(site, tmp_path, monkeypatch, seconds, tile, time, warning):
-    times = Estimate(seconds, tile, 0, 0, 0, 0, None, None)
+    times = Estimate(seconds, tile, 0, 0, 0, 0, 0, None, None)
     monkeypatch.setattr("hpcnk.run.slurm.job_layout.estimate", lambda planned, place: times)
     layout = lay_out([check(small_deck(tmp_path))], read_site(site()), Request(nodes=1))
     assert (layout.time, layout.warning) == (time, warning)
