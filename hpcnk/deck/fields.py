@@ -96,13 +96,15 @@ Validation = Annotated[
     BeforeValidator(_validation),
     Expected("a share in [0, 1) such as 0.1, or an integer count of at least 0"),
 ]
-_Ridge = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
+_Ridge = Annotated[float, Strict(), Field(ge=0, le=1e100, allow_inf_nan=False)]
 Ridges = Annotated[
     tuple[_Ridge, ...],
     BeforeValidator(_one_or_several),
     AfterValidator(_some),
     AfterValidator(_each_once),
-    Expected("a number of at least 0, or a list of such numbers", item="a number of at least 0"),
+    Expected(
+        "a number from 0 to 1e100, or a list of such numbers", item="a number from 0 to 1e100"
+    ),
 ]
 
 

@@ -211,8 +211,8 @@ class CompareSection(Section):
     )
     inducing: Annotated[Literal["leading", "random"], Expected("leading or random")] = Field(
         default="leading",
-        description="inducing rows: the leading rows, or the pivots of a randomly pivoted Cholesky "
-        "factorisation, drawn from data.seed",
+        description="inducing rows: the leading rows that are not held out, or the pivots of a "
+        "randomly pivoted Cholesky factorisation, drawn from data.seed",
     )
 
 

@@ -8,7 +8,7 @@ memory holds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from hpcnk.run.watched import between_passes
 from hpcnk.solve import (
     Diagonal,
     Estimate,
+    Evidence,
     InverseDiagonals,
     Limits,
     LogDeterminants,
@@ -30,6 +31,8 @@ from hpcnk.solve import (
     Nearby,
     Operator,
     Quadrature,
+    Solution,
+    Status,
     dense_inverse_diagonals,
     dense_log_determinants,
     evidence,
@@ -46,22 +49,40 @@ COLUMNS = 256  # at a time at most where memory is no concern:
 BLOCK_BYTES = 64 << 20  # of one block of whole vectors
 QUADRATURE_TOLERANCE = 1e-6  # of the mean log eigenvalue
 ROUGH = 0.1  # relative standard error of the diagonal
+NO_EVIDENCE = Evidence(np.nan, np.nan, np.nan, np.nan)
 
 Entries = list[dict[str, float]]
 
 
+@dataclass(frozen=True)
+class _Solved:
+    """This rank's rows of targets and solutions, (rows, columns), and how each column ended."""
+
+    b: Array
+    x: Array
+    status: Sequence[Status]
+
+    def converged(self, part: slice) -> bool:
+        """Tell whether all of some columns reached the tolerance."""
+        return all(status is Status.CONVERGED for status in self.status[part])
+
+
 def analyse(
-    session: Session, operator: Operator, columns: Columns, x: Array, precondition: Nearby | None
+    session: Session,
+    operator: Operator,
+    columns: Columns,
+    solution: Solution,
+    precondition: Nearby | None,
 ) -> dict[str, Entries | None]:
     """Return what the deck asks for, `leave_one_out` and `evidence`: an entry a setting.
 
-    Collective. None where it does not ask. `x` (rows, columns) are this rank's rows of the
-    solutions; `precondition`: that of the solve, None if it had none. Raises SolveError, Stopped.
+    Collective. None where it does not ask; NaN for a setting whose systems did not all converge.
+    `precondition`: that of the solve, None if it had none. Raises SolveError, Stopped.
     """
     asked = session.deck.solve
     nearby = nearby_of(operator, columns, precondition)
     b = columns.problem(operator.spread.mine, block=True).b
-    parts = (session, operator, columns, (b, x), nearby)
+    parts = (session, operator, columns, _Solved(b, solution.x, solution.status), nearby)
     return {
         "leave_one_out": _leave_one_out(*parts, asked.leave_one_out)
         if asked.leave_one_out
@@ -91,7 +112,7 @@ def _leave_one_out(
     session: Session,
     operator: Operator,
     columns: Columns,
-    systems: tuple[Array, Array],
+    solved: _Solved,
     nearby: Nearby,
     vectors: int,
 ) -> Entries:
@@ -108,11 +129,16 @@ def _leave_one_out(
     numbers = [matrices.index(matrix) for matrix in columns.matrices]
     entries = []
     for i in range(len(columns.settings)):
-        of = numbers[columns.of(i)]
+        part = columns.of(i)
+        if not solved.converged(part):
+            _warn_of_none(session, "leave-one-out", columns, i)
+            entries.append({"diagonal_error": np.nan})
+            continue
+        of = numbers[part]
         error = float(found.relative_error[of].max())
         _warn_of_rough_diagonals(session, columns, i, error, int(found.replaced[of].max()))
-        b, x = (part[:, columns.of(i)] for part in systems)
-        metrics = _score(session, operator, columns, i, left_out(b, x, found.values[:, of]))
+        predictions = left_out(solved.b[:, part], solved.x[:, part], found.values[:, of])
+        metrics = _score(session, operator, columns, i, predictions)
         entries.append({**metrics, "diagonal_error": error})
         shown = ", ".join(f"{name.replace('_', ' ')} {v:.4g}" for name, v in metrics.items())
         session.say(f"leave-one-out: {_name(columns, i)}: {shown}")
@@ -144,6 +170,11 @@ def _effort(number: int) -> str:
 def _name(columns: Columns, number: int) -> str:
     setting = columns.settings[number]
     return f"{setting.rows} rows, ridge {setting.ridge:g}"
+
+
+def _warn_of_none(session: Session, what: str, columns: Columns, number: int) -> None:
+    why = "for not all of its systems reached the tolerance"
+    session.warn(STAGE, f"{what}: {_name(columns, number)}: none, {why}")
 
 
 def _warn_of_rough_diagonals(
@@ -185,7 +216,7 @@ def _evidence(
     session: Session,
     operator: Operator,
     columns: Columns,
-    systems: tuple[Array, Array],
+    solved: _Solved,
     nearby: Nearby,
     vectors: int,
 ) -> Entries:
@@ -199,7 +230,7 @@ def _evidence(
             f"evidence: after {session.deck.solve.max_iterations} passes not all log determinants "
             "stand still; raise solve.max_iterations or the preconditioner's rank",
         )
-    y_alpha = fits(operator.spread, *systems)
+    y_alpha = fits(operator.spread, solved.b, solved.x)
     entries = []
     for i in range(len(columns.settings)):
         part = columns.of(i)
@@ -210,10 +241,15 @@ def _evidence(
                 f"evidence: {_name(columns, i)}: none, for the stored kernel plus ridge is not "
                 f"positive definite to rounding; {against_rounding(session.deck)}",
             )
-        session.say(
-            f"evidence: {_name(columns, i)}: log marginal likelihood {of.profile:.6g} +- "
-            f"{of.standard_error:.2g} at the best amplitude, {of.amplitude:.3g}"
-        )
+            of = NO_EVIDENCE
+        elif not solved.converged(part):
+            _warn_of_none(session, "evidence", columns, i)
+            of = NO_EVIDENCE
+        else:
+            session.say(
+                f"evidence: {_name(columns, i)}: log marginal likelihood {of.profile:.6g} +- "
+                f"{of.standard_error:.2g} at the best amplitude, {of.amplitude:.3g}"
+            )
         entries.append(asdict(of))
     return entries
 

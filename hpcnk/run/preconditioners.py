@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from hpcnk.run.needs.solve_memory import Room
 from hpcnk.run.plan.rates import PRODUCTS, product_seconds
 from hpcnk.run.rank_choice import RankChoice, Work, largest_rank
 from hpcnk.run.session import Session
@@ -76,14 +77,14 @@ def make_preconditioner(
     matrices: Sequence[Matrix],
     rows: str,
     rank: int | None = None,
-    memory: float | None = None,
+    room: Room | None = None,
     pass_seconds: Callable[[int], float] | None = None,
     known: Factor | None = None,
 ) -> LazyPrecondition:
     """Return what the deck asks for, for these matrices.
 
     `rows`: their rows in words; `rank`: that of an earlier factor, which is made again, the same;
-    `memory`: bytes that a rank may take for it where the deck leaves the rank to the program;
+    `room`: what it may take where the deck leaves the rank to the program;
     `pass_seconds(columns)`: time of one core for a pass over the kernel, if tiles are not resident.
     Both must be the same on all ranks. `known`: a factor of the same kernel, which is used if it
     has the rank. Using it may raise Stopped.
@@ -95,7 +96,7 @@ def make_preconditioner(
         start = time.perf_counter()
         factor = known
         if factor is None or rank not in (None, 0, factor.rank):
-            factor = _factor(session, operator, _work(), rank or None, memory)
+            factor = _factor(session, operator, _work(), rank or None, room)
         products = make_products(session.deck.kernel.backend, session.threads)
         made = LowRank(operator.spread, operator.sums, factor, row_sets, matrices, products)
         between_passes(session)
@@ -112,7 +113,7 @@ def make_preconditioner(
 
 
 def _factor(
-    session: Session, operator: Operator, work: Work, rank: int | None, memory: float | None
+    session: Session, operator: Operator, work: Work, rank: int | None, room: Room | None
 ) -> Factor:
     """Return the deck's factor; its rank is `rank` if given, the deck's, or chosen on the way."""
     asked = session.deck.solve.preconditioner
@@ -121,7 +122,7 @@ def _factor(
     most = _most_columns(operator.n, len(work.matrices))
     between = lambda: between_passes(session)  # noqa: E731
     if auto:
-        wanted = _largest(operator, work, memory)
+        wanted = _largest(operator, work, room)
     else:
         wanted = rank if rank is not None else int(asked.rank)
     if asked.kind == "nystrom":
@@ -133,16 +134,6 @@ def _factor(
     return pivoted_cholesky(operator, wanted, pivoting, between, enough, most)
 
 
-def planned_rank(
-    n: int, ranks: int, row_sets: int, matrices: int, memory: float | None = None
-) -> int:
-    """Return the largest rank that `auto` may come to with so many different row sets and matrices.
-
-    `memory`: bytes that a rank may take for it.
-    """
-    return largest_rank(n, -(-n // ranks), row_sets, -(-matrices // ranks), memory)
-
-
 def nystrom_rank(n: int) -> int:
     """Return the rank of `auto` for nystrom, which cannot look at what it has: n / 50 at most 500.
 
@@ -151,10 +142,14 @@ def nystrom_rank(n: int) -> int:
     return max(1, min(n // NYSTROM_SHARE, NYSTROM_MOST))
 
 
-def _largest(operator: Operator, work: Work, memory: float | None) -> int:
+def _largest(operator: Operator, work: Work, room: Room | None) -> int:
+    """Return the largest rank that `auto` may come to."""
     row_sets = len({matrix.rows for matrix in work.matrices})
     ranks = 1 if operator.sums.ordered else operator.spread.comm.size
-    return planned_rank(operator.n, ranks, row_sets, len(set(work.matrices)), memory)
+    n, matrices = operator.n, len(set(work.matrices))
+    memory = None if room is None else room.bytes
+    rank = largest_rank(n, -(-n // ranks), row_sets, -(-matrices // ranks), memory)
+    return rank if room is None or room.columns is None else min(rank, room.columns)
 
 
 def _most_columns(n: int, columns: int) -> int:

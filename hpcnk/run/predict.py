@@ -13,7 +13,7 @@ from hpcnk.data import Targets
 from hpcnk.errors import SolveError, UsageError
 from hpcnk.report import score
 from hpcnk.run.labels import read_targets
-from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
+from hpcnk.run.needs.solve_memory import preconditioner_room
 from hpcnk.run.operators import open_operator
 from hpcnk.run.preconditioners import make_preconditioner
 from hpcnk.run.prepare import require_inputs
@@ -27,7 +27,7 @@ from hpcnk.run.provenance import (
 )
 from hpcnk.run.repair import repair
 from hpcnk.run.session import Session
-from hpcnk.run.solve import DO_NOT_TRUST, require_complete, usable
+from hpcnk.run.solve import do_not_trust, require_complete, usable
 from hpcnk.run.stored import read_labels, read_solution
 from hpcnk.run.sums import make_sums, single_thread_if_reproducible
 from hpcnk.run.uncertainty import predictive_variances, require_nngp
@@ -64,7 +64,7 @@ def predict(session: Session) -> bool:
     more = _variances(session, (kernel, layout), contents) if session.deck.predict.variance else {}
     on_root(session.comm, lambda: _record(session, predictions, more, results))
     if not usable(results):
-        session.say(f"WARNING: {DO_NOT_TRUST}")
+        session.say(f"WARNING: {do_not_trust(results)}")
     return usable(results)
 
 
@@ -101,9 +101,8 @@ def _variances(
     y, _ = read_labels(session.folder.inputs, "train")
     with open_operator(session, kernel, contents) as operator:
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
-        memory = automatic_bytes(session.deck, least_share(session))
         parts = (session, operator, columns.row_sets, columns.matrices, "variances")
-        near = make_preconditioner(*parts, memory=memory).low_rank()
+        near = make_preconditioner(*parts, room=preconditioner_room(session)).low_rank()
         made_from = test_contents(session.deck, contents)
         return predictive_variances(session, operator, columns, near, tested, made_from)
 

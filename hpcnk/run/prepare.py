@@ -71,6 +71,7 @@ def _prepare(session: Session) -> list[str]:
     if path.exists():
         check_arrays(path)
         changed = require_same(path, read_attributes(path), wanted, complete=True)
+        require_different_rows(session)
         return [changed, *notes] if changed else notes
     session.say(
         f"data: {len(examples.x_train)} training and {len(examples.x_test)} test rows of shape "

@@ -45,7 +45,6 @@ from hpcnk.store import Layout, differences, read_attributes, read_layout, write
 
 Results = dict[str, Any]
 ALL = "all"
-DO_NOT_TRUST = "the chosen solution did not reach the tolerance; do not trust the predictions"
 
 
 def solve(session: Session) -> bool:
@@ -106,7 +105,7 @@ def _solve_anew(
         factor = validation["factor"] if validation else None
         systems = solve_systems(session, operator, columns, which, origin, earlier, factor)
         near = systems.precondition.low_rank() if _analysed(session) else None
-        found = analyse(session, operator, columns, systems.solution.x, near)
+        found = analyse(session, operator, columns, systems.solution, near)
         return _record(session, operator, systems, validation, found, origin)
 
 
@@ -216,8 +215,14 @@ def _tell(session: Session, results: Results) -> bool:
             said = f"ridge {best['ridge']:g} is the best on the validation rows{hint}"
             session.say(f"solve: {size}{said}")
     if not usable(results):
-        session.warn("solve", DO_NOT_TRUST)
+        session.warn("solve", do_not_trust(results))
     return usable(results)
+
+
+def do_not_trust(results: dict[str, Any]) -> str:
+    """Return the warning of solutions that are not usable."""
+    what = "the chosen solution did not reach" if results["selected"] else "no solution reached"
+    return f"{what} the tolerance; do not trust the predictions"
 
 
 def usable(results: dict[str, Any]) -> bool:

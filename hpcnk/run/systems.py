@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hpcnk.deck import Deck
 from hpcnk.errors import Stopped
 from hpcnk.report import passes
 from hpcnk.run.advice import against_rounding
 from hpcnk.run.checkpoint import Checkpoints
-from hpcnk.run.needs.solve_memory import automatic_bytes, least_share
+from hpcnk.run.needs.solve_memory import preconditioner_room
 from hpcnk.run.preconditioners import LazyPrecondition, make_preconditioner
 from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
@@ -31,6 +32,7 @@ from hpcnk.solve import (
 from hpcnk.solve.operator import Operator
 
 Array = NDArray[np.float64]
+GOOD = 1e-4  # a relative residual under which a solution is of some use
 Which = tuple[str, str]  # the name of a solve, and its rows in words
 
 
@@ -81,9 +83,9 @@ def solve_systems(
     start = checkpoints.newest(operator.spread, columns.matrices)
     if start is not None:
         session.say(f"solve: {rows}: going on after {passes(len(start['history']))}")
-    memory = automatic_bytes(session.deck, least_share(session))
+    room = preconditioner_room(session)
     parts = (session, operator, columns.row_sets, columns.matrices, rows)
-    precondition = make_preconditioner(*parts, checkpoints.rank, memory, known=factor)
+    precondition = make_preconditioner(*parts, checkpoints.rank, room, known=factor)
     deck = session.deck.solve
     problem = columns.problem(operator.spread.mine, deck.block)
     if deck.method == "dense":
@@ -154,6 +156,14 @@ class _Observer:
         self._checkpoints.write(self._spread, systems, self._precondition.rank)
 
 
+def _advice(deck: Deck, status: Status, worst: float) -> str:
+    """Say what helps against rounding; empty if it is not to blame."""
+    if status is Status.STAGNATED and worst < GOOD:
+        return f"; set solve.tolerance above {worst:.1e}, or {against_rounding(deck)}"
+    rounding = status in (Status.STAGNATED, Status.INDEFINITE)
+    return f"; {against_rounding(deck)}" if rounding else ""
+
+
 def _warn_of_failures(session: Session, columns: Columns, solution: Solution, which: str) -> None:
     """Warn once a setting and kind of failure."""
     several = len({setting.rows for setting in columns.settings}) > 1
@@ -164,9 +174,9 @@ def _warn_of_failures(session: Session, columns: Columns, solution: Solution, wh
             failed = [c for c in part if solution.status[c] is status]
             if failed and status is not Status.CONVERGED:
                 worst = solution.true_relative_residual[failed].max()
-                advice = f"; {against_rounding(session.deck)}" if status.by_rounding else ""
                 session.warn(
                     "solve",
                     f"{which}: {size}ridge {setting.ridge:g}: {len(failed)} of {len(part)} systems "
-                    f"{status.value} (worst true relative residual {worst:.1e}){advice}",
+                    f"{status.value} (worst true relative residual {worst:.1e})"
+                    f"{_advice(session.deck, status, worst)}",
                 )

@@ -31,17 +31,10 @@ class Status(Enum):
         "not converged within max_iterations: raise it, raise the preconditioner's rank, "
         "or raise the ridge"
     )
-    STAGNATED = (
-        "stagnated: rounding keeps the true residual above the tolerance, which may be too low"
-    )
+    STAGNATED = "stagnated: rounding keeps the true residual above the tolerance"
     INDEFINITE = (
         "indefinite: the stored kernel plus this ridge is not positive definite to rounding"
     )
-
-    @property
-    def by_rounding(self) -> bool:
-        """Whether a ridge too small for the kernel's rounding is to blame."""
-        return self in (Status.STAGNATED, Status.INDEFINITE)
 
 
 @dataclass(frozen=True)

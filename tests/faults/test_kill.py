@@ -18,12 +18,12 @@ LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg
 
 @pytest.fixture
 def data(tmp_path):
-    """Images enough for a kernel phase of a few seconds."""
+    """Images enough for a kernel phase of some seconds with LONG."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(150, 16, 16, 1))
-    y = rng.integers(0, 2, 150)
+    x = rng.normal(size=(80, 16, 16, 1))
+    y = rng.integers(0, 2, 80)
     path = tmp_path / "images.npz"
-    np.savez(path, x_train=x[:120], y_train=y[:120], x_test=x[120:], y_test=y[120:])
+    np.savez(path, x_train=x[:60], y_train=y[:60], x_test=x[60:], y_test=y[60:])
     return {"path": str(path)}
 
 

@@ -132,3 +132,23 @@ def test_variances_with_a_tangent_kernel_are_refused(tmp_path):
     (tmp_path / "deck.yaml").write_text(digits)
     ended = hpcnk(0, "run", "deck.yaml", cwd=tmp_path)
     assert ended.code == 2 and "expected kernel.kind nngp" in ended.output
+
+
+def test_systems_that_did_not_converge_have_no_analyses(write_deck, tmp_path):
+    asked = {"leave_one_out": 100, "evidence": 8, "tolerance": 1e-6, "max_iterations": 4}
+    ended = hpcnk(2, "run", write_deck(solve={"ridge": [1e-9, 1e3], **asked}))
+    assert ended.code == 0, ended.output
+    told = "ridge 1e-09: none, for not all of its systems reached the tolerance"
+    for name in ("leave-one-out", "evidence"):
+        assert f"{name}: 44 rows, {told}" in ended.output, ended.output
+    for name in ("leave_one_out", "evidence"):
+        bad, good = report(tmp_path / "small")[name]
+        assert all(map(np.isnan, bad.values())) and all(map(np.isfinite, good.values()))
+
+
+def test_residuals_at_the_rounding_floor_are_told_with_the_tolerance_that_would_do(write_deck):
+    solve = {"ridge": 0.1, "method": "dense", "tolerance": 1e-20, "leave_one_out": 9}
+    ended = hpcnk(0, "run", write_deck(solve=solve))
+    assert ended.code == 1 and "no solution reached the tolerance" in ended.output, ended.output
+    assert "; set solve.tolerance above" in ended.output, ended.output
+    assert "leave-one-out: 44 rows, ridge 0.1: none" in ended.output, ended.output

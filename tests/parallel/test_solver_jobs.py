@@ -1,5 +1,6 @@
 """The solve of whole jobs on 3 ranks, every way, against dense algebra on the stored kernel."""
 
+import re
 import shutil
 
 import h5py
@@ -106,6 +107,27 @@ def test_too_little_memory_for_the_solve_is_told_before_the_kernel(write_deck, t
     assert not (tmp_path / "small" / "kernel.h5").exists()
 
 
+def test_the_memory_that_is_asked_for_is_enough(write_deck):
+    deck = write_deck(solve={"ridge": 0.1, "memory": 1e-6, "preconditioner": {"rank": "auto"}})
+    ended = hpcnk(2, "run", deck)
+    number, unit = re.search(r"the solve needs ([\d.]+) (\w+) of memory", ended.output).groups()
+    edit(deck, "solve", memory=1.001 * float(number) * {"kB": 1e-6, "MB": 1e-3}[unit])
+    ended = hpcnk(2, "run", deck)
+    assert ended.code == 0 and "of rank 1," in ended.output, ended.output
+
+
+def test_equal_rows_without_a_ridge_are_told_before_the_kernel_at_every_start(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(9, 4)), np.arange(9.0)
+    x[7] = x[2]
+    path = tmp_path / "data.npz"
+    np.savez(path, x_train=x, y_train=y, x_test=x, y_test=y)
+    deck = small_deck(tmp_path, data={"path": str(path)}, solve={"ridge": 0.0})
+    for _ in range(2):
+        ended = hpcnk(1, "run", deck)
+        assert ended.code == 2 and "rows 2 and 7 are equal" in ended.output, ended.output
+        assert not (tmp_path / "small" / "kernel.h5").exists()
+
+
 def test_a_job_that_is_done_needs_no_memory_for_its_solve(write_deck):
     deck = write_deck(solve={"ridge": 0.1})
     assert hpcnk(2, "run", deck).code == 0
@@ -129,7 +151,7 @@ def test_a_size_without_labels_is_told_before_the_kernel(tmp_path):
     "solve,said",
     [
         ({"ridge": [0.1, 0.0]}, "training rows 3 and 80 are equal"),
-        ({"ridge": [-0.1]}, "expected a number of at least 0"),
+        ({"ridge": [-0.1]}, "expected a number from 0 to 1e100"),
         ({"preconditioner": {"rank": 91}}, "expected at most 90, the training rows, got 91"),
         ({"sizes": [91]}, "expected at most 90, the training rows, got 91"),
         ({"memory": 1e-6}, "the solve needs"),

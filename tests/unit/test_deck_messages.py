@@ -86,16 +86,16 @@ SENTENCES = [
      "the unknown key 'TILE'; did you mean 'tile'?"),
     ("kernel", "ridge: 1", "kernel.ridge: expected one of layers, kind, dtype, tile, backend, got "
      "the unknown key 'ridge'; it belongs under 'solve'"),
-    ("solve", "ridge: -1", "solve.ridge: expected a number of at least 0, got -1"),
-    ("solve", "ridge: .inf", "solve.ridge: expected a number of at least 0, got inf, which is not "
-     "finite"),
-    ("solve", "ridge: true", "solve.ridge: expected a number of at least 0, got true"),
-    ("solve", "ridge: '1e-6'", "solve.ridge: expected a number of at least 0, got '1e-6', which is "
-     "text (write the number without quotes)"),
+    ("solve", "ridge: -1", "solve.ridge: expected a number from 0 to 1e100, got -1"),
+    ("solve", "ridge: .inf", "solve.ridge: expected a number from 0 to 1e100, got inf, which "
+     "is not finite"),
+    ("solve", "ridge: true", "solve.ridge: expected a number from 0 to 1e100, got true"),
+    ("solve", "ridge: '1e-6'", "solve.ridge: expected a number from 0 to 1e100, got '1e-6', which "
+     "is text (write the number without quotes)"),
     ("solve", "ridge: []", "solve.ridge: expected at least one number, got an empty list"),
     ("solve", "ridge: [1e-6, 2, 0.000001]", "solve.ridge: expected each number once, got 1e-06 "
      "more than once"),
-    ("solve", "ridge: [1, [2]]", "solve.ridge[1]: expected a number of at least 0, got [2]"),
+    ("solve", "ridge: [1, [2]]", "solve.ridge[1]: expected a number from 0 to 1e100, got [2]"),
     ("solve", "tolerance: 0", "solve.tolerance: expected a number above 0 and below 1, such as "
      "1e-8, got 0"),
     ("solve", "tolerance: .nan", "solve.tolerance: expected a number above 0 and below 1, such as "

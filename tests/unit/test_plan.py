@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -323,6 +324,37 @@ def test_a_dense_solve_takes_the_time_of_its_factors(write_deck, tmp_path):
     assert "6 Cholesky factors on rank 0" in text and "passes" not in text
     iterative = write_deck(data=data, kernel=KERNEL, solve={**solve, "method": "cg"})
     assert estimate(plan(*check(iterative), place), place).factor_seconds == 0
+
+
+def test_a_rank_that_is_left_open_fits_into_the_memory(write_deck, tmp_path):
+    automatic = {"preconditioner": {"rank": "auto"}}
+    deck = check(write_deck(data=arrays(tmp_path, 2000, 200), kernel=KERNEL, solve=automatic))[0]
+    one = solve_memory.solve_memory(replace(solve_memory.solve_job(deck, 2000, 2, 1), rank=1)).least
+    for more in (0, 10**5, 10**6, 10**7):
+        job = solve_memory.solve_job(deck, 2000, 2, 1, one + more)
+        solve_memory.check_solve_memory(job, one + more, 1)
+        if more < 10**6:
+            larger = solve_memory.solve_memory(replace(job, rank=job.rank + 1))
+            assert larger.least > one + more
+    assert job.rank > 50
+    for less in (1, one // 2, one):  # what is said to be needed is enough, whatever there is
+        job = solve_memory.solve_job(deck, 2000, 2, 1, one - less)
+        assert job.rank == 1 and solve_memory.solve_memory(job).least == one
+
+
+@pytest.mark.parametrize("operator", ["auto", "resident"])
+def test_memory_of_the_deck_that_is_too_little_is_told(write_deck, tmp_path, operator):
+    def told(memory):
+        solve = {"preconditioner": "none", "operator": operator, "memory": memory}
+        deck = write_deck(data=arrays(tmp_path, 2000, 200), kernel=KERNEL, solve=solve)
+        planned = plan(*check(deck), Place())
+        found = hazards(planned, Place(), estimate(planned, Place()), Ground(tmp_path))
+        return planned, any("solve.memory is" in text for text in found)
+
+    planned, _ = told(1.0)
+    least = planned.solve.total if operator == "resident" else planned.solve.least
+    assert not told(least * 1.001e-9)[1]
+    assert told(least * 0.999e-9)[1]
 
 
 @pytest.mark.parametrize("reproducible", [False, True])

@@ -114,8 +114,29 @@ class SolveMemory:
         return self.tiles + self.least
 
 
+@dataclass(frozen=True)
+class Room:
+    """What a preconditioner may take on one rank of MPI where the deck leaves its rank open: bytes,
+    and columns; None: as many as these bytes hold.
+    """
+
+    bytes: int
+    columns: int | None
+
+
 def solve_job(deck: Deck, n: int, outputs: int, ranks: int, share: int | None = None) -> SolveJob:
     """Return what the deck asks for, with n training rows, on ranks with this share of memory."""
+    job = _asked(deck, n, outputs, ranks, share)
+    precondition = deck.solve.preconditioner
+    left_open = precondition is not None and precondition.rank == "auto" and job.rank > 0
+    if share is None or not left_open or job.reproducible:
+        return job
+    resident = deck.solve.operator == "resident"
+    rank = largest(job.rank + 1, lambda number: _fits(replace(job, rank=number), share, resident))
+    return replace(job, rank=max(1, rank))
+
+
+def _asked(deck: Deck, n: int, outputs: int, ranks: int, share: int | None) -> SolveJob:
     solve, kernel = deck.solve, deck.kernel
     sets = len({*solve.sizes, n})
     matrices = len(solve.ridge) * sets
@@ -142,11 +163,19 @@ def _rank(deck: Deck, n: int, ranks: int, counts: tuple[int, int], share: int | 
         return min(n, asked.rank)
     sets, matrices = counts
     ranks = 1 if deck.solve.reproducible else ranks
-    memory = automatic_bytes(deck, share)
+    memory = _automatic_bytes(deck, share)
     return largest_rank(n, -(-n // ranks), sets, -(-matrices // ranks), memory)
 
 
-def automatic_bytes(deck: Deck, share: int | None) -> int:
+def preconditioner_room(session: Session) -> Room:
+    """Return what the preconditioner may take on a rank, the same on all. Collective."""
+    n, outputs = read_shape(session.folder.inputs, "y_train")
+    share, ranks = least_share(session), session.comm.size
+    job = solve_job(session.deck, n, outputs, ranks, share)
+    return Room(_automatic_bytes(session.deck, share), job.rank or None)
+
+
+def _automatic_bytes(deck: Deck, share: int | None) -> int:
     """Return what a preconditioner may take on one rank where the deck leaves that open.
 
     Bits that do not depend on the ranks need a rank that does not depend on their memory.
@@ -257,6 +286,11 @@ def _share(session: Session) -> tuple[int | None, int]:
     return min([*known, *([] if asked is None else [int(asked * 1e9)])], default=None), ranks
 
 
+def _fits(job: SolveJob, share: int, resident: bool) -> bool:
+    need = solve_memory(job)
+    return (need.total if resident else need.least) <= share
+
+
 def check_solve_memory(
     job: SolveJob, share: int, ranks_on_host: int, resident: bool = False
 ) -> None:
@@ -264,10 +298,10 @@ def check_solve_memory(
 
     `resident`: all tiles must stay in memory.
     """
+    if _fits(job, share, resident):
+        return
     need = solve_memory(job)
     total = need.total if resident else need.least
-    if total <= share:
-        return
     tiles = f"{size(need.tiles)} for {job.held} tiles of {job.tile}, " if resident else ""
     whole = f"{size(need.dense)} for the whole kernel on rank 0, " if job.dense else ""
     raise UsageError(
@@ -283,8 +317,7 @@ def _advice(job: SolveJob, share: int, resident: bool) -> str:
     """Name what would fit: more ranks, fewer systems, a smaller preconditioner."""
 
     def fits(changed: SolveJob) -> bool:
-        need = solve_memory(changed)
-        return (need.total if resident else need.least) <= share
+        return _fits(changed, share, resident)
 
     ways = ["set solve.operator to auto: tiles that do not fit are read in each pass"]
     ways = ways if resident and solve_memory(job).least <= share else []

@@ -50,6 +50,7 @@ def hazards(plan: Plan, place: Place, times: Estimate, ground: Ground) -> list[s
         *_files(plan, ground.output),
         *_tile_sizes(plan, place),
         *_sharing(plan, place),
+        *_limit(plan),
         *_memory(plan, place, ground.host_memory),
         *_tiles(plan, place, times, ground.host_memory),
         *_vectors(plan),
@@ -141,6 +142,15 @@ def _sharing(plan: Plan, place: Place) -> Iterator[str]:
         yield (
             f"{plan.tiles_per_rank} tiles for a rank are few: {100 * (1 - worked):.0f} % of the "
             "ranks' time is waited; take a smaller kernel.tile"
+        )
+
+
+def _limit(plan: Plan) -> Iterator[str]:
+    """Compare with what the deck grants the solve."""
+    if plan.solve_limit is not None and plan.solve_least > plan.solve_limit:
+        yield (
+            f"the solve needs {size(plan.solve_least)} a rank, and solve.memory is "
+            f"{size(plan.solve_limit)}: it will refuse; raise solve.memory, or take more ranks"
         )
 
 

@@ -54,8 +54,9 @@ class Plan:
     `pair_cost` is None where the speed of the kernel is not known here; `no_rate` says why.
     `vector_rows`: rows of vectors that are a rank's own. `tiles_in_memory`: tiles that stay there
     between passes, in `memory_for_tiles` (None: as much as they take); the others are
-    `tiles_outside`, streamed or recomputed. `factorised`: the rows of each matrix that rank 0
-    factorises in a solve, with `solve.method: dense`.
+    `tiles_outside`, streamed or recomputed. `solve_least`: what the solve cannot do without, of
+    `solve_limit`, the deck's `solve.memory` (None: not set). `factorised`: the rows of each matrix
+    that rank 0 factorises in a solve, with `solve.method: dense`.
     """
 
     train_rows: int
@@ -88,6 +89,8 @@ class Plan:
     tiles_in_memory: int
     tiles_outside: str
     memory_for_tiles: int | None
+    solve_least: int
+    solve_limit: int | None
     systems: int
     solves: int
     max_iterations: int
@@ -159,9 +162,10 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
     entry = np.dtype(deck.kernel.dtype).itemsize
     features = int(np.prod(data.input_shape))
     ranks = place.ranks
-    solve = solve_job(deck, n, data.outputs, ranks)
+    share = _share(deck, place)
+    solve = solve_job(deck, n, data.outputs, ranks, share)
     systems, memory = solve.systems, solve_memory(solve)
-    room = _room(deck, memory, place)
+    room = None if share is None else max(0, int(SPARE * (share - memory.least)))
     engine, job = _engine(deck, place.threads), Job(n, m, data.input_shape, tile)
     absent = deck.kernel.backend == "gpu" and engine.backend != "gpu"
     no_rate = _no_rate(engine, data.input_shape, absent)
@@ -197,6 +201,8 @@ def plan(deck: Deck, data: Description, place: Place) -> Plan:
         tiles_in_memory=_tiles_in_memory(deck, solve, room),
         tiles_outside="recomputed" if deck.solve.operator == "recomputed" else "streamed",
         memory_for_tiles=room,
+        solve_least=memory.total if deck.solve.operator == "resident" else memory.least,
+        solve_limit=_limit(deck),
         systems=systems,
         solves=2 if deck.data.validation else 1,
         max_iterations=deck.solve.max_iterations,
@@ -211,12 +217,17 @@ def _factorised(deck: Deck, n: int) -> tuple[int, ...]:
     return tuple(size for size in training_sizes(deck, n) for _ in deck.solve.ridge)
 
 
-def _room(deck: Deck, memory: SolveMemory, place: Place) -> int | None:
-    """Return the bytes that a rank has for tiles in the solve, None if unknown."""
-    host, asked = place.host_memory, deck.solve.memory
+def _share(deck: Deck, place: Place) -> int | None:
+    """Return the bytes that a rank has for the solve, None if unknown."""
+    host, limit = place.host_memory, _limit(deck)
     known = [] if host is None else [host // place.ranks_on_host - INTERPRETER]
-    known += [] if asked is None else [int(asked * 1e9)]
-    return max(0, int(SPARE * (min(known) - memory.least))) if known else None
+    known += [] if limit is None else [limit]
+    return max(0, min(known)) if known else None
+
+
+def _limit(deck: Deck) -> int | None:
+    """Return the bytes that the deck grants a rank in the solve, None if it leaves that open."""
+    return None if deck.solve.memory is None else int(deck.solve.memory * 1e9)
 
 
 def _tiles_in_memory(deck: Deck, job: SolveJob, room: int | None) -> int:
