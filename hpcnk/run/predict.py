@@ -99,10 +99,11 @@ def _variances(
     require_nngp(session)
     kernel, tested = layouts
     y, _ = read_labels(session.folder.inputs, "train")
+    room = preconditioner_room(session)
     with open_operator(session, kernel, contents) as operator:
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
         parts = (session, operator, columns.row_sets, columns.matrices, "variances")
-        near = make_preconditioner(*parts, room=preconditioner_room(session)).low_rank()
+        near = make_preconditioner(*parts, room=room).low_rank()
         made_from = test_contents(session.deck, contents)
         return predictive_variances(session, operator, columns, near, tested, made_from)
 

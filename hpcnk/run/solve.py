@@ -23,6 +23,7 @@ from hpcnk.run.advice import against_rounding
 from hpcnk.run.analysis import analyse
 from hpcnk.run.checkpoint import Checkpoints
 from hpcnk.run.duplicates import require_different_rows
+from hpcnk.run.needs.solve_memory import preconditioner_room
 from hpcnk.run.operators import open_operator
 from hpcnk.run.prepare import require_inputs
 from hpcnk.run.problem import columns_of, training_sizes
@@ -94,16 +95,17 @@ def _solve_anew(
     on_root(session.comm, lambda: _warn_of_leading_rows(session, target))
     on_root(session.comm, lambda: require_different_rows(session))
     session.faults.step("solve")  # the first pass begins; the others do so in `_observe`
+    room = preconditioner_room(session)
     with open_operator(session, layout, contents) as operator:
         _warn_of_rounding(session, layout)
-        validation = validate(session, operator, y, target, origin)
+        validation = validate(session, operator, y, target, origin, room)
         columns = columns_of(session.deck, y, np.arange(0), operator.diagonal())
         earlier = None
         if session.deck.solve.method == "cg":
             earlier = earlier_solution(session, operator.spread, columns, origin)
         which = (ALL, "all training rows")
         factor = validation["factor"] if validation else None
-        systems = solve_systems(session, operator, columns, which, origin, earlier, factor)
+        systems = solve_systems(session, operator, columns, which, origin, room, earlier, factor)
         near = systems.precondition.low_rank() if _analysed(session) else None
         found = analyse(session, operator, columns, systems.solution, near)
         return _record(session, operator, systems, validation, found, origin)

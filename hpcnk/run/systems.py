@@ -15,7 +15,7 @@ from hpcnk.errors import Stopped
 from hpcnk.report import passes
 from hpcnk.run.advice import against_rounding
 from hpcnk.run.checkpoint import Checkpoints
-from hpcnk.run.needs.solve_memory import preconditioner_room
+from hpcnk.run.needs.solve_memory import Room
 from hpcnk.run.preconditioners import LazyPrecondition, make_preconditioner
 from hpcnk.run.problem import Columns
 from hpcnk.run.session import Session
@@ -69,21 +69,21 @@ def solve_systems(
     columns: Columns,
     which: Which,
     origin: dict[str, str],
+    room: Room,
     guess: Array | None = None,
     factor: Factor | None = None,
 ) -> SolvedSystems:
     """Solve for all settings. Collective.
 
-    `origin`: what a checkpoint must have been made from. `guess`: this rank's rows of solutions to
-    start from; `factor`: that of an earlier solve of this kernel. Raises SolveError, StorageError,
-    Stopped.
+    `origin`: what a checkpoint must have been made from; `room`: for the preconditioner; `guess`:
+    this rank's rows of solutions to start from; `factor`: that of an earlier solve of this kernel.
+    Raises SolveError, StorageError, Stopped.
     """
     rows = which[1]
     checkpoints = Checkpoints(session, which[0], origin)
     start = checkpoints.newest(operator.spread, columns.matrices)
     if start is not None:
         session.say(f"solve: {rows}: going on after {passes(len(start['history']))}")
-    room = preconditioner_room(session)
     parts = (session, operator, columns.row_sets, columns.matrices, rows)
     precondition = make_preconditioner(*parts, checkpoints.rank, room, known=factor)
     deck = session.deck.solve

@@ -11,6 +11,7 @@ from hpcnk.comm import on_root
 from hpcnk.report import better, score
 from hpcnk.run.held import draw_held_rows
 from hpcnk.run.labels import read_targets
+from hpcnk.run.needs.solve_memory import Room
 from hpcnk.run.problem import Columns, Setting, columns_of
 from hpcnk.run.session import Session
 from hpcnk.run.systems import Array, solve_systems
@@ -25,17 +26,19 @@ def validate(
     y: Array,
     target: NDArray[Any],
     origin: dict[str, str],
+    room: Room,
 ) -> dict[str, Any] | None:
     """Score every setting on held-out training rows; None if the deck sets none aside. Collective.
 
-    `y` (n, outputs) are the encoded labels, NaN where there is none.
+    `y` (n, outputs) are the encoded labels, NaN where there is none; `room`: for the
+    preconditioner.
     """
     held = held_rows(session, target)
     if not held.size:
         return None
     columns = columns_of(session.deck, y, held, operator.diagonal())
     which = (VALIDATION, f"without {len(held)} rows")
-    systems = solve_systems(session, operator, columns, which, origin)
+    systems = solve_systems(session, operator, columns, which, origin, room)
     encoded = operator.spread.rows_at(operator.apply(systems.solution.x), held)
 
     def metrics_of_settings() -> list[dict[str, float]]:

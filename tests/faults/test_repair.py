@@ -37,9 +37,16 @@ def unsolved(done):
     return deck, folder
 
 
-@pytest.mark.parametrize("ranks", [0, 2, 3])
-@pytest.mark.parametrize("name,damaged", [("kernel.h5", [3]), ("kernel.h5", [0, 4, 20]),
-                                          ("test_kernel.h5", [1, 11])])  # fmt: skip
+@pytest.mark.parametrize(
+    "ranks,name,damaged",
+    [
+        (0, "kernel.h5", [3]),
+        (2, "kernel.h5", [0, 4, 20]),
+        (3, "kernel.h5", [0, 4, 20]),
+        (0, "test_kernel.h5", [1, 11]),
+        (3, "test_kernel.h5", [1, 11]),
+    ],
+)
 def test_damaged_tiles_are_made_anew(unsolved, ranks, name, damaged):
     deck, folder = unsolved
     before, expected = digest(folder), predictions(folder)[0]
