@@ -133,12 +133,11 @@ class CompiledProducts:
 
         One thread does them in one call: a call takes as long as a few hundred rows of a tile.
         """
-        if self.threads > 1:
-            _one_by_one(self, placed, v, out)
-            return
         _check_placed(placed, v, out)
         wanted = [one for one in placed if one.entries.size and one.columns]
-        if wanted:
+        if self.threads > 1:
+            _one_by_one(self, wanted, v, out)
+        elif wanted:
             self._library.add_tiles(wanted, v, out)
 
     def _add(self, whole: _Work) -> None:
@@ -218,19 +217,27 @@ class _Work:
             (self.rows_out, height),
             (self.columns_out, width),
         ):
-            if array.shape != (rows, columns) or array.dtype != np.float64 or not _in_rows(array):
+            if not _is_matrix(array, (rows, columns)):
                 raise UsageError(
                     f"a vector or product of {array.shape} in {array.dtype}, a tile of "
                     f"{entries.shape}: expected {(rows, columns)} in float64, numbers of a row "
                     "beside each other",
                     "give np.ascontiguousarray(...) of the rows that belong to the tile",
                 )
+        if not all(array.flags.writeable for array in self._outputs()):
+            raise UsageError(
+                "a product that may not be written to: expected one that may",
+                "give an array whose flags.writeable is true",
+            )
         if entries.dtype not in (np.float32, np.float64) or not _in_rows(entries):
             raise UsageError(
                 f"a tile in {entries.dtype} with strides {entries.strides}: expected float32 or "
                 "float64, numbers of a row beside each other",
                 "give np.ascontiguousarray(...) of it",
             )
+
+    def _outputs(self) -> list[Array]:
+        return [self.rows_out] * self.across + [self.columns_out] * self.down
 
     def parts(self) -> list[_Work]:
         """Cut by rows, the same for any number of columns and threads."""
@@ -258,8 +265,8 @@ class _Work:
         return _Work(self.entries, self.across, self.down, *(array[:, group] for array in arrays))
 
     def with_own_sums(self) -> _Work:
-        """Return the work with new sums for the tile's columns."""
-        sums = np.zeros(self.columns_out.shape)
+        """Return the work with new sums for the tile's columns, -0.0, which changes no addend."""
+        sums = np.full(self.columns_out.shape, -0.0)
         arrays = (self.v_rows, self.v_columns, self.rows_out, sums)
         return _Work(self.entries, self.across, self.down, *arrays)
 
@@ -329,17 +336,20 @@ def _matrix(array: NDArray[Any]) -> tuple[int, int]:
 
 def _check_placed(placed: Sequence[Placed], v: Array, out: Array) -> None:
     """Raise UsageError unless shapes and types fit."""
-    if v.shape != out.shape or not all(a.dtype == np.float64 and _in_rows(a) for a in (v, out)):
+    if not all(_is_matrix(array, v.shape) for array in (v, out)) or not out.flags.writeable:
         raise UsageError(
             f"vectors {v.shape} in {v.dtype} and products {out.shape} in {out.dtype}: expected "
-            "the same shape and float64, numbers of a row beside each other",
+            "the same shape and float64, numbers of a row beside each other, products that may be "
+            "written to",
             "give np.ascontiguousarray(...) of both",
         )
     types = {one.entries.dtype for one in placed}
     fits = all(
         one.entries.shape == one.tile.shape
-        and one.tile.rows.stop <= len(v)
-        and one.tile.columns.stop <= len(v)
+        and one.tile.symmetric == (one.tile.rows.start == one.tile.columns.start)
+        and all(
+            0 <= side.start <= side.stop <= len(v) for side in (one.tile.rows, one.tile.columns)
+        )
         and 0 <= one.columns <= v.shape[1]
         and _in_rows(one.entries)
         for one in placed
@@ -353,12 +363,16 @@ def _check_placed(placed: Sequence[Placed], v: Array, out: Array) -> None:
         )
 
 
+def _is_matrix(array: NDArray[Any], shape: tuple[int, ...]) -> bool:
+    return array.shape == shape and array.dtype == np.float64 and _in_rows(array)
+
+
 def _in_rows(array: NDArray[Any]) -> bool:
     """Tell whether the numbers of a row are beside each other, and rows whole numbers apart."""
     if not array.size:
         return True
     beside = array.strides[1] == array.itemsize or array.shape[1] <= 1
-    return beside and array.strides[0] % array.itemsize == 0 and array.flags.aligned
+    return beside and array.flags.aligned
 
 
 def _strips(entries: NDArray[Any]) -> Iterator[tuple[slice, Array]]:

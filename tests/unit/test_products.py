@@ -1,6 +1,12 @@
 """Products of one tile with many columns: the compiled ones, their plain twin, dense float64."""
 
+import os
+import platform
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +19,11 @@ from hpcnk.solve import CompiledProducts, PlainProducts, make_products
 from hpcnk.solve import products as module
 from hpcnk.tiling import TriangleGrid
 
+PROJECT = Path(__file__).resolve().parents[2]
 DTYPES = (np.float32, np.float64)
 SHAPES = ((1, 1), (7, 5), (47, 289), (97, 300), (48, 288), (130, 9), (3, 601))
-COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 54, 55, 130)
+COLUMNS = (1, 2, 3, 4, 5, 6, 7, 8, 13, 25, 54, 55, 104, 105, 130)
+FENCE = 1 << 17  # numbers on each side of a library's working memory
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +32,27 @@ def compiled():
         return CompiledProducts(1)
     except BackendError as error:
         pytest.skip(error.what)
+
+
+@pytest.fixture
+def fences(monkeypatch):
+    """Working memory lies between fences, which must stand at the end, and is NaN at first."""
+    places = []
+
+    def empty(shape, dtype=float):
+        if dtype is not float:
+            return np.zeros(shape, dtype)
+        size = int(np.prod(shape))
+        places.append(np.full(size + 2 * FENCE, 5.0))
+        room = places[-1][FENCE : FENCE + size]
+        room[:] = np.nan
+        return room.reshape(shape)
+
+    monkeypatch.setattr(module.np, "empty", empty)
+    yield
+    assert places
+    for place in places:
+        assert (place[:FENCE] == 5.0).all() and (place[-FENCE:] == 5.0).all()
 
 
 def problem(height, width, columns, dtype=np.float64, seed=0):
@@ -146,9 +175,11 @@ def dense_sum(placed, v, out):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("threads", (1, 2))
-def test_tiles_in_one_call(compiled, dtype, threads):
-    for n, side, columns in ((70, 32, 3), (300, 97, 13), (64, 64, 1), (50, 49, 130)):
+@pytest.mark.parametrize("order", (1, -1))  # backwards: narrow tiles and few columns come first
+def test_tiles_in_one_call(compiled, dtype, threads, order, fences):
+    for n, side, columns in ((70, 32, 3), (300, 97, 13), (64, 64, 1), (50, 49, 130), (9, 5, 105)):
         placed, v, out = triangle(n, side, columns, dtype)
+        placed = placed[::order]
         right, bound = dense_sum(placed, v, out)
         single = out.copy()
         module._one_by_one(compiled, placed, v, single)
@@ -160,6 +191,13 @@ def test_tiles_in_one_call(compiled, dtype, threads):
                 assert found.tobytes() == single.tobytes()
 
 
+def locked(array):
+    """Give a copy that must not be written to."""
+    copy = array.copy()
+    copy.flags.writeable = False
+    return copy
+
+
 def test_no_tiles_add_nothing(compiled):
     placed, v, out = triangle(70, 32, 3, np.float32)
     found = out.copy()
@@ -168,9 +206,19 @@ def test_no_tiles_add_nothing(compiled):
     assert np.array_equal(found, out)
 
 
-def test_tiles_that_do_not_fit_are_refused(compiled):
+@pytest.mark.parametrize("threads", (1, 2))
+def test_tiles_that_do_not_fit_are_refused(compiled, threads):
     placed, v, out = triangle(70, 32, 3, np.float32)
-    first, *rest = placed
+    first, second, *_ = placed
+    rest, compiled = placed[1:], CompiledProducts(threads)
+    before = replace(second.tile, rows=slice(-32, 0))
+    for other in (
+        before,
+        replace(second.tile, rows=slice(32, 64)),
+        replace(first.tile, symmetric=False),
+    ):
+        with pytest.raises(UsageError, match="expected"):
+            compiled.add_tiles([first._replace(tile=other)], v, out)
     for tiles, vectors, sums in (
         ([first._replace(entries=first.entries[:5]), *rest], v, out),
         ([first._replace(entries=first.entries.astype(float)), *rest], v, out),
@@ -183,6 +231,7 @@ def test_tiles_that_do_not_fit_are_refused(compiled):
         (placed, v[:, :2], out),
         (placed, v.astype(np.float32), out),
         (placed, v, np.asfortranarray(out)),
+        (placed, v, locked(out)),
     ):
         with pytest.raises(UsageError, match="expected"):
             compiled.add_tiles(tiles, vectors, sums)
@@ -281,9 +330,69 @@ def test_other_arrays_are_refused(compiled):
         (tile.astype(np.float16), v_rows, v_columns, rows, below),
         (tile.astype(">f8"), v_rows, v_columns, rows, below),
         (np.zeros((8, 6)).T, v_rows, v_columns, rows, below),
+        (tile, v_rows, v_columns, locked(rows), below),
+        (tile, v_rows, v_columns, rows, locked(below)),
+        (askew(tile, 4, 0), v_rows, v_columns, rows, below),
+        (askew(tile, 0, 1), v_rows, v_columns, rows, below),
     ):
         with pytest.raises(UsageError, match="expected"):
             compiled.add(bad[0], False, *bad[1:])
+    compiled.add(tile, True, locked(v_rows), locked(v_columns), rows, locked(below))
+
+
+def askew(tile, between, before):
+    """Give a copy with so many bytes more between its rows, and before the first."""
+    height, width = tile.shape
+    pitch = 8 * width + between
+    room = np.zeros(height * pitch + before, np.uint8)
+    copy = np.ndarray((height, width), buffer=room, offset=before, strides=(pitch, 8))
+    copy[...] = tile
+    return copy
+
+
+def test_the_sign_of_zero_does_not_depend_on_threads(monkeypatch):
+    monkeypatch.setattr(module, "PART_ROWS", 24)
+    tile, v_rows = np.full((96, 4), -1e-200), np.full((96, 1), 1e-200)
+    for threads in (1, 2, 4):
+        found = np.full((4, 1), -0.0)
+        CompiledProducts(threads).add_transposed(tile, v_rows, found)
+        assert np.signbit(found).all()
+
+
+LEVEL = """
+import sys
+from hpcnk.errors import BackendError
+from tests.unit.test_products import *
+try:
+    compiled = CompiledProducts(1)
+except BackendError as error:
+    sys.exit(f"{error.what}: {error.advice}")
+for shape in SHAPES:
+    for columns in COLUMNS:
+        for dtype in DTYPES:
+            check(compiled, problem(*shape, columns, dtype), False)
+print("right")
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="levels of x86-64 processors")
+@pytest.mark.parametrize("level", ("x86-64", "x86-64-v3"))
+def test_products_of_lesser_processors(level):
+    if level.endswith("v3") and not {"avx2", "fma"} <= instructions():
+        pytest.skip("this processor has no AVX2")
+    environment = {**os.environ, "HPCNK_CXXFLAGS": f"-march={level}"}
+    command = [sys.executable, "-c", LEVEL]
+    ended = subprocess.run(
+        command, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    if "did not compile" in ended.stderr:
+        pytest.skip(f"this compiler knows no -march={level}")
+    assert ended.stdout == "right\n", ended.stderr
+
+
+def instructions():
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return set(text.split())
 
 
 def test_the_plain_and_the_compiled_are_two(compiled):
