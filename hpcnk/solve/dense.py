@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcnk.comm import rows_from_root, rows_to_root, wait_for_all
+from hpcnk.solve.cholesky import factorise
 from hpcnk.solve.determinant import LogDeterminants
 from hpcnk.solve.leave_one_out import InverseDiagonals
 from hpcnk.solve.matrices import Matrix, RowSet
@@ -79,18 +80,19 @@ def _factors(
 
     Zeros are above its diagonal.
     """
-    from scipy.linalg import LinAlgError, cholesky
+    from scipy.linalg import LinAlgError
 
     for matrix in matrices:
         rows = np.flatnonzero(row_sets[matrix.rows].keep)
         part = kernel[np.ix_(rows, rows)]
         part[np.diag_indices(len(part))] += matrix.ridge
+        part = part.T  # columns beside each other, as LAPACK has it
         try:
-            factor = cholesky(part.T, lower=True, overwrite_a=True)  # in place, as LAPACK has it
+            factorise(part)
         except LinAlgError:
-            factor = None
-        del part
-        yield matrix, rows, factor
+            yield matrix, rows, None
+        else:
+            yield matrix, rows, part
 
 
 def dense_inverse_diagonals(

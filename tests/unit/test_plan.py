@@ -296,7 +296,7 @@ def test_the_memory_of_the_solve_counts_all_its_parts():
 def test_a_dense_solution_needs_the_whole_kernel_on_one_rank():
     job = solve_job(n=60_000, systems=10, dense=True, rank=0)
     need = solve_memory.solve_memory(job)
-    assert need.dense == 2 * 60_000**2 * 8
+    assert need.dense == (2 * 60_000 + 3 * 1024) * 60_000 * 8
     assert need.of_host(3) == 3 * (need.least - need.dense) + need.dense
     with pytest.raises(UsageError) as caught:
         solve_memory.check_solve_memory(job, 24 << 30, 1)

@@ -20,6 +20,7 @@ from hpcnk.run.needs.available import memory_share
 from hpcnk.run.needs.kernel_memory import FLOAT64, largest, there_is
 from hpcnk.run.rank_choice import largest_rank
 from hpcnk.run.session import Session
+from hpcnk.solve import cholesky
 from hpcnk.solve.partial_cholesky import BLOCK
 from hpcnk.solve.products import STRIP_BYTES
 from hpcnk.solve.spread import ROWS
@@ -197,8 +198,13 @@ def solve_memory(job: SolveJob) -> SolveMemory:
         spread=spread,
         factor=FACTORS * job.rows * job.rank * FLOAT64 + _cores(job),
         buffers=STRIP_BYTES + min(tiles, ring_bytes(job.tile_bytes)),
-        dense=DENSE * job.n**2 * FLOAT64 if job.dense else 0,
+        dense=_whole(job) if job.dense else 0,
     )
+
+
+def _whole(job: SolveJob) -> int:
+    """Return the bytes of the kernel on rank 0, and what its factorisation takes."""
+    return (DENSE * job.n + cholesky.WORK * min(job.n, cholesky.BLOCK)) * job.n * FLOAT64
 
 
 def _packed(job: SolveJob) -> int:
