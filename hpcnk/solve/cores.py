@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hpcnk.solve.cholesky import factorise
 from hpcnk.solve.spread import Array
 
 
@@ -48,12 +49,15 @@ def _cholesky(core: Array) -> Array:
     It is shifted by what rounding can do, which also keeps the preconditioner positive definite,
     and by more while that does not do.
     """
-    from scipy.linalg import LinAlgError, cholesky  # takes longer to import than all else
+    from scipy.linalg import LinAlgError  # takes longer to import than all else
 
     shift = max(1, len(core)) * np.finfo(float).eps
     while len(core):
+        factor = (core + shift * np.eye(len(core))).T  # columns beside each other, as LAPACK has it
         try:
-            return cholesky(core + shift * np.eye(len(core)), lower=True, overwrite_a=True)
+            factorise(factor)
         except LinAlgError:
             shift *= 100
+        else:
+            return factor
     return core

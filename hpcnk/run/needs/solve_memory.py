@@ -169,8 +169,9 @@ def _rank(deck: Deck, n: int, ranks: int, counts: tuple[int, int], share: int | 
 
 
 def preconditioner_room(session: Session) -> Room:
-    """Return what the preconditioner may take on a rank, the same on all. Collective,
-    before tiles are read.
+    """Return what the preconditioner may take on a rank, the same on all ranks.
+
+    Collective, before tiles are read.
     """
     n, outputs = read_shape(session.folder.inputs, "y_train")
     share, ranks = least_share(session), session.comm.size
