@@ -1,8 +1,9 @@
 // The inner loop: some rows of a tile, some vectors wide, times a panel of N columns.
 //
-// Every entry is widened to a double in a register, and serves both products there. Sums along the
-// rows stay in registers; sums along the columns come from the first-level cache and go back to it,
-// once for R rows. With v and its sums in that cache the tile itself can stream from memory.
+// Every entry is widened to a double in a register, serves both products there, and is kept as a
+// double for the other panels. Sums along the rows stay in registers; sums along the columns come
+// from the first-level cache and go back to it, once for R rows. With v and its sums in that cache
+// the tile itself can stream from memory.
 // Vectors are GCC's and Clang's own, with an instruction named where compilers choose badly.
 #pragma once
 
@@ -62,7 +63,6 @@ HPCNK_INLINE Vector load(const float* p) {
 HPCNK_INLINE Vector splat(const double* p) { return Vector{*p, *p}; }
 #endif
 HPCNK_INLINE void store(double* p, Vector v) { *reinterpret_cast<Doubles*>(p) = v; }
-HPCNK_INLINE void add(double* p, Vector v) { store(p, load(p) + v); }
 
 // sum + a * b, always in the same way: left to choose, GCC fuses it in one loop and not in the next,
 // and a column would change with the columns beside it.
@@ -140,14 +140,16 @@ template <class T> struct Fetch {
 struct Panel {
     const double* v_rows;     // [row][column]
     double* row_sums;         // [row][column][lane]
+    bool begun;               // whether row_sums have been written
     const double* v_columns;  // [vector][column][lane]
     double* column_sums;      // likewise
 };
 
 // R rows of a tile times N columns: ACROSS adds A v_columns, DOWN adds A^T v_rows. A sum is taken in
-// the same order for any R and N.
-template <int R, int N, bool ACROSS, bool DOWN, class T>
-void multiply(const T* entries, long long stride, int vectors, const Panel& p, int row, Fetch<T> fetch) {
+// the same order for any R and N. KEEP leaves the rows as doubles at `kept`, one after the other.
+template <int R, int N, bool ACROSS, bool DOWN, bool KEEP, class T, class Next>
+void multiply(const T* entries, long long stride, int vectors, const Panel& p, int row, double* kept,
+              Next fetch) {
     Vector sums[R][N] = {}, v_rows[R][N];
     HPCNK_UNROLL
     for (int k = 0; k < R * N; ++k)
@@ -160,9 +162,12 @@ void multiply(const T* entries, long long stride, int vectors, const Panel& p, i
         HPCNK_UNROLL
         for (int r = 0; r < R; ++r) a[r] = in_register(load(entries + r * stride + j * VECTOR));
         HPCNK_UNROLL
+        for (int r = 0; r < R; ++r)
+            if (KEEP) store(kept + (r * vectors + j) * VECTOR, a[r]);
+        HPCNK_UNROLL
         for (int n = 0; n < N; ++n) {
             const Vector one = ACROSS ? in_register(load(v + n * VECTOR)) : Vector{};
-            Vector sum = DOWN ? load(down + n * VECTOR) : Vector{};
+            Vector sum = DOWN ? in_register(load(down + n * VECTOR)) : Vector{};
             HPCNK_UNROLL
             for (int r = 0; r < R; ++r) {
                 if (ACROSS) sums[r][n] = multiply_add(a[r], one, sums[r][n]);
@@ -172,8 +177,10 @@ void multiply(const T* entries, long long stride, int vectors, const Panel& p, i
         }
     }
     HPCNK_UNROLL
-    for (int k = 0; k < R * N; ++k)
-        if (ACROSS) add(p.row_sums + (row * N + k) * VECTOR, sums[k / N][k % N]);
+    for (int k = 0; k < R * N; ++k) {
+        double* const sum = p.row_sums + (row * N + k) * VECTOR;
+        if (ACROSS) store(sum, p.begun ? load(sum) + sums[k / N][k % N] : sums[k / N][k % N]);
+    }
 }
 
 }  // namespace hpcnk

@@ -10,7 +10,8 @@ using namespace hpcnk;
 
 namespace {
 
-constexpr int TOGETHER = 104;  // the most columns whose vectors and sums are at work
+constexpr int TOGETHER = 52;  // the most columns whose vectors and sums are at work
+constexpr int WIDENED = 7;  // the least panels for which a block of floats is widened once
 
 // The columns [start, start + count) of a panel.
 struct Range {
@@ -59,13 +60,14 @@ struct Placed {
 
 // Working memory. Every part has the columns of a panel side by side, in the inner loop's order.
 struct Memory {
-    double *row_sums, *v_columns, *column_sums, *v_rows;
+    double *wide, *row_sums, *v_columns, *column_sums, *v_rows;
     static long long size(long long vectors, long long columns) {
-        return columns * (ROWS + ROWS * VECTOR + 2 * vectors * VECTOR) + VECTOR;
+        return ROWS * WIDTH + columns * (ROWS + ROWS * VECTOR + 2 * vectors * VECTOR) + VECTOR;
     }
     Memory(double* start, long long vectors, long long columns) {
         const auto misplaced = reinterpret_cast<uintptr_t>(start) / sizeof(double) % VECTOR;
-        row_sums = start + (VECTOR - misplaced) % VECTOR;
+        wide = start + (VECTOR - misplaced) % VECTOR;  // a block in doubles
+        row_sums = wide + ROWS * WIDTH;
         v_columns = row_sums + columns * ROWS * VECTOR;
         column_sums = v_columns + columns * vectors * VECTOR;
         v_rows = column_sums + columns * vectors * VECTOR;
@@ -86,9 +88,12 @@ template <class Work> void with_count(int count, Work work) {
 void pack_rows(const Panels& panels, Matrix v, long long rows, double* out) {
     for (long long k = 0; k < panels.count; ++k) {
         const Range p = panels[k];
-        double* to = out + p.start * ROWS;
-        for (long long i = 0; i < rows; ++i)
-            for (int n = 0; n < p.count; ++n) *to++ = v.data[i * v.stride + p.start + n];
+        with_count(p.count, [&](auto count) {
+            constexpr int N = count();
+            double* to = out + p.start * ROWS;
+            for (long long i = 0; i < rows; ++i, to += N)
+                for (int n = 0; n < N; ++n) to[n] = v.data[i * v.stride + p.start + n];
+        });
     }
 }
 
@@ -153,7 +158,6 @@ template <bool ACROSS, bool DOWN, class T> class Product {
         for (long long i = 0; i < tile_.height; i += ROWS) {
             const int rows = int(least(ROWS, tile_.height - i));
             if (DOWN) pack_rows(panels_, v_rows.from(i), rows, memory_.v_rows);
-            if (ACROSS) clear(memory_.row_sums, panels_.columns * ROWS * VECTOR);
             strip(i, rows);
             if (ACROSS) add_rows(panels_, memory_.row_sums, rows, rows_out.from(i));
         }
@@ -185,26 +189,46 @@ template <bool ACROSS, bool DOWN, class T> class Product {
     }
 
     // A block whose columns begin with vector `first`, times all panels; meanwhile `next` is fetched.
+    // The first panel widens floats for the others: on some processors that costs as much as half
+    // of the multiplications of a panel.
     void block(const T* entries, long long stride, int rows, long long first, long long vectors,
                Fetch<T> next) {
-        long long calls = panels_.calls(rows);
-        for (long long k = 0; k < panels_.count; ++k) {
-            const Range range = panels_[k];
-            const long long lanes = (range.start * vectors_ + range.count * first) * VECTOR;
-            const Panel p{memory_.v_rows + range.start * ROWS,
-                          memory_.row_sums + range.start * ROWS * VECTOR, memory_.v_columns + lanes,
-                          memory_.column_sums + lanes};
-            with_count(range.count, [&](auto count) {
-                constexpr int N = count(), R = row_group(N);
-                int i = 0;
-                for (; i + R <= rows; i += R)
-                    multiply<R, N, ACROSS, DOWN>(entries + i * stride, stride, int(vectors), p, i,
-                                                 next.share(calls--));
-                for (; i < rows; ++i)
-                    multiply<1, N, ACROSS, DOWN>(entries + i * stride, stride, int(vectors), p, i,
-                                                 next.share(calls--));
-            });
+        const bool widen = sizeof(T) < sizeof(double) && panels_.count >= WIDENED;
+        const At at{rows, first, vectors};
+        long long calls = panels_.calls(rows), k = 0;
+        if (widen) {
+            panel<true>(entries, stride, at, panels_[k++], next, calls);
+            for (; k < panels_.count; ++k)
+                panel<false>(memory_.wide, vectors * VECTOR, at, panels_[k], next, calls);
         }
+        for (; k < panels_.count; ++k) panel<false>(entries, stride, at, panels_[k], next, calls);
+    }
+
+    // Rows of a block, its first vector and their number.
+    struct At {
+        int rows;
+        long long first, vectors;
+    };
+
+    template <bool KEEP, class Entry>
+    void panel(const Entry* entries, long long stride, At at, Range range, Fetch<T>& next,
+               long long& calls) {
+        const long long lanes = (range.start * vectors_ + range.count * at.first) * VECTOR;
+        const Panel p{memory_.v_rows + range.start * ROWS,
+                      memory_.row_sums + range.start * ROWS * VECTOR, at.first > 0,
+                      memory_.v_columns + lanes, memory_.column_sums + lanes};
+        const int vectors = int(at.vectors);
+        with_count(range.count, [&](auto count) {
+            constexpr int N = count(), R = row_group(N);
+            int i = 0;
+            const auto kept = [&] { return memory_.wide + i * at.vectors * VECTOR; };
+            for (; i + R <= at.rows; i += R)
+                multiply<R, N, ACROSS, DOWN, KEEP>(entries + i * stride, stride, vectors, p, i, kept(),
+                                                   next.share(calls--));
+            for (; i < at.rows; ++i)
+                multiply<1, N, ACROSS, DOWN, KEEP>(entries + i * stride, stride, vectors, p, i, kept(),
+                                                   next.share(calls--));
+        });
     }
 
     const Tile<T> tile_;
