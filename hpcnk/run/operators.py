@@ -44,7 +44,7 @@ from hpcnk.solve.on_device import DeviceTiles
 from hpcnk.solve.products import make_products
 from hpcnk.solve.streamed import StreamedTiles
 from hpcnk.solve.tiles import HeldTile, TileSource
-from hpcnk.store import Layout, TileReader, aligned_copy, read_shape
+from hpcnk.store import Copies, Layout, TileReader, read_shape
 from hpcnk.tiling import Tile, deal
 
 Held: TypeAlias = dict[int, HeldTile]
@@ -115,12 +115,13 @@ def _on_device(device: DeviceMemory | None, layout: Layout, places: Places) -> D
 def _keeper(places: Places, on_device: DeviceTiles | None, held: Held) -> Take:
     """Return what keeps the tiles that stay, in memory or on the GPU, as they are read."""
     gpu, resident = set(places.at(GPU)), set(places.at(RESIDENT))
+    copies = Copies()
 
     def take(tile: Tile, entries: NDArray[Any]) -> None:
         if tile.number in gpu and on_device is not None:
             on_device.hold(tile, entries)
         elif tile.number in resident:
-            held[tile.number] = (tile, aligned_copy(entries))
+            held[tile.number] = (tile, copies.add(entries))
 
     return take
 

@@ -21,7 +21,7 @@ from hpcnk.store.arrays import (
 )
 from hpcnk.store.documents import parse_mapping, read_mapping, read_regular
 from hpcnk.store.drivers import Driver, choose_driver, library
-from hpcnk.store.files import aligned_copy, aligned_empty, storage_errors
+from hpcnk.store.files import Copies, aligned_empty, storage_errors
 from hpcnk.store.journal import finished_tiles, read_journals
 from hpcnk.store.layout import Layout, create, read_layout
 from hpcnk.store.own import make_own_folder, open_own, require_own_folder, require_regular
@@ -45,6 +45,7 @@ from hpcnk.store.writer import (
 )
 
 __all__ = [
+    "Copies",
     "Driver",
     "Layout",
     "TileReader",
@@ -52,7 +53,6 @@ __all__ = [
     "VariancesLayout",
     "VariancesReader",
     "VariancesWriter",
-    "aligned_copy",
     "aligned_empty",
     "check_arrays",
     "choose_driver",

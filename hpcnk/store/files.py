@@ -19,6 +19,7 @@ from hpcnk.errors import DiskFull, StorageError
 MAX_TRANSFER = 1 << 30  # bytes of one read or write; MPI-IO fails above 2 GiB
 
 PAGE = 4096  # bytes: what direct reads begin and end on, in the file and in memory
+PIECE = 64 << 20  # bytes of memory from which copies are cut
 
 _LITTLE = 1 << 20  # bytes; with less room than this a failed write is taken for a full disk
 
@@ -107,11 +108,27 @@ def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     return room[start : start + wanted].view(dtype).reshape(shape)
 
 
-def aligned_copy(entries: NDArray[Any]) -> NDArray[Any]:
-    """Return a copy that begins on a page, so that no vector of it lies in two lines of a cache."""
-    copy = aligned_empty(entries.shape, entries.dtype)
-    copy[...] = entries
-    return copy
+class Copies:
+    """Copies of arrays, each on pages of its own, cut from large pieces of memory.
+
+    On a page, so that no vector of a copy lies in two lines of a cache; from large pieces, so that
+    the system maps nearly all of it by huge pages, where it has them. A piece is given back with
+    the last copy in it.
+    """
+
+    def __init__(self, piece_bytes: int = PIECE) -> None:
+        self._piece_bytes = piece_bytes
+        self._piece = np.empty(0, np.uint8)
+
+    def add(self, entries: NDArray[Any]) -> NDArray[Any]:
+        """Return a copy."""
+        pages = -(-entries.nbytes // PAGE) * PAGE
+        if pages > self._piece.size:
+            self._piece = aligned_empty((max(pages, self._piece_bytes),), np.uint8)
+        copy = self._piece[: entries.nbytes].view(entries.dtype).reshape(entries.shape)
+        self._piece = self._piece[pages:]
+        copy[...] = entries
+        return copy
 
 
 def open_direct(path: Path, offset: int) -> int | None:

@@ -77,6 +77,19 @@ def test_tiles_come_in_order_with_their_own_bytes(stored):
     assert not threads()
 
 
+def test_copies_stand_on_pages_of_their_own():
+    copies, found = store.Copies(4 * PAGE), []
+    rng = np.random.default_rng(5)
+    for shape in [(3, 5), (0, 7), (64, 64), (100, 41), (64, 65), (200, 100), (1, 1)]:
+        entries = rng.standard_normal(shape).astype("float32" if shape[0] % 3 else "float64")
+        found.append((entries, copies.add(entries.T)))
+    for entries, copy in found:
+        assert copy.ctypes.data % PAGE == 0 and copy.flags.c_contiguous
+        np.testing.assert_array_equal(copy, entries.T)
+    pages = [range(c.ctypes.data // PAGE, -(-(c.ctypes.data + c.nbytes) // PAGE)) for _, c in found]
+    assert len(set().union(*pages)) == sum(map(len, pages))
+
+
 def test_tiles_on_pages_are_read_past_the_cache(tmp_path, stored, monkeypatch):
     k, grid = kernel_matrix(700).astype(np.float32), TriangleGrid(700, 128)
     layout, handles = write(tmp_path / "large.h5", k, grid), []

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from hpcnk.solve import CompiledProducts, PlainProducts, Products
-from hpcnk.store import aligned_copy
+from hpcnk.store import Copies
 from tools.bench import machine
 from tools.bench.results import write_json
 
@@ -73,10 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def resident(size: int, dtype: str, most: int) -> list[NDArray[Any]]:
     """Make different tiles: more than any cache holds."""
-    random = np.random.default_rng(0)
+    random, copies = np.random.default_rng(0), Copies()
     count = max(1, most // (size * size * np.dtype(dtype).itemsize))
     return [
-        aligned_copy(random.standard_normal((size, size), np.float32).astype(dtype))
+        copies.add(random.standard_normal((size, size), np.float32).astype(dtype))
         for _ in range(count)
     ]
 

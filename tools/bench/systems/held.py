@@ -39,11 +39,11 @@ def resident(comm: Communicator, path: Path, rows: int, share: float = 1.0) -> T
     grid, products = grid_of(path, rows), CompiledProducts(THREADS)
     tiles = [grid.at(number) for number in deal(grid, comm.size, comm.rank)]
     stay = [int(share * (k + 1)) > int(share * k) for k in range(len(tiles))]
-    held = []
+    held, copies = [], store.Copies()
     with store.TileReader(store.read_layout(path)) as reader:
         for tile in compress(tiles, stay):
             height, width = tile.shape
-            held.append((tile, store.aligned_copy(reader.read(tile.number)[:height, :width])))
+            held.append((tile, copies.add(reader.read(tile.number)[:height, :width])))
     source: TileSource = ResidentTiles(held, products)
     if not all(stay):
         others = [tile for tile, stays in zip(tiles, stay, strict=True) if not stays]
