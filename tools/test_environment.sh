@@ -69,6 +69,7 @@ make_test_environment() {
 # Where the tests find their MPI, and the environment of wheels alone.
 export_test_environment() {
     unset PYTHONDONTWRITEBYTECODE  # jobs by the hundred start a fifth quicker from compiled modules
+    export OPENBLAS_NUM_THREADS=1  # workers share the cores: BLAS threads would only wait for each other
     HPCNK_MPIRUN=$(mpirun_of .venv-test)
     HPCNK_WHEEL_PYTHON=$PWD/.venv/bin/python
     HPCNK_WHEEL_MPIRUN=$(mpirun_of .venv)

@@ -10,7 +10,7 @@ from tests.support.hold import hold, release
 from tests.support.kill_loop import kill_loop
 from tests.support.mpi import HPCNK, Job, hpcnk, launch
 
-KILLS = 8  # of the 100 and more that `bash tools/faults.sh` takes
+KILLS = 6  # of the 100 and more that `bash tools/faults.sh` takes
 LAYERS = [{"conv": {"filter": 3}}, "relu", {"conv": {"filter": 3}}, "relu", "global_avg_pool"]
 KERNEL = {"layers": LAYERS, "kind": "nngp", "dtype": "float32", "tile": 5}
 LONG = {**KERNEL, "layers": [*[{"conv": {"filter": 3}}, "relu"] * 8, "global_avg_pool"]}

