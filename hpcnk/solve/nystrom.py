@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from hpcnk.solve.cholesky import factorise
 from hpcnk.solve.operator import SLACK, Operator
 from hpcnk.solve.precondition import Factor
 from hpcnk.solve.spread import ROWS, Array, Spread
@@ -109,16 +110,17 @@ def _shifted_root(images: Array, among: Array) -> tuple[float, Array]:
 
     The shift is what rounding does to K, and more if K itself carries larger errors.
     """
-    from scipy.linalg import LinAlgError, cholesky
-
     images = (images + images.T) / 2
     shift = EPS * float(np.abs(images).max(initial=0.0))
     shift = max(shift, np.finfo(float).tiny)
     while True:
+        root = images + shift * among
         try:
-            return shift, cholesky(images + shift * among, lower=True)
-        except LinAlgError:
+            factorise(root)
+        except np.linalg.LinAlgError:
             shift *= 10
+        else:
+            return shift, root
 
 
 def _orthogonal(gram: Array, shift: float) -> Array:
