@@ -49,14 +49,12 @@ def _cholesky(core: Array) -> Array:
     It is shifted by what rounding can do, which also keeps the preconditioner positive definite,
     and by more while that does not do.
     """
-    from scipy.linalg import LinAlgError  # takes longer to import than all else
-
     shift = max(1, len(core)) * np.finfo(float).eps
     while len(core):
         factor = (core + shift * np.eye(len(core))).T  # columns beside each other, as LAPACK has it
         try:
             factorise(factor)
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             shift *= 100
         else:
             return factor

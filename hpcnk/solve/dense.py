@@ -80,8 +80,6 @@ def _factors(
 
     Zeros are above its diagonal.
     """
-    from scipy.linalg import LinAlgError
-
     for matrix in matrices:
         rows = np.flatnonzero(row_sets[matrix.rows].keep)
         part = kernel[np.ix_(rows, rows)]
@@ -89,7 +87,7 @@ def _factors(
         part = part.T  # columns beside each other, as LAPACK has it
         try:
             factorise(part)
-        except LinAlgError:
+        except np.linalg.LinAlgError:
             yield matrix, rows, None
         else:
             yield matrix, rows, part

@@ -1,9 +1,9 @@
 // The inner loop: some rows of a tile, some vectors wide, times a panel of N columns.
 //
-// Every entry is widened to a double in a register, serves both products there, and is kept as a
-// double for the other panels. Sums along the rows stay in registers; sums along the columns come
-// from the first-level cache and go back to it, once for R rows. With v and its sums in that cache
-// the tile itself can stream from memory.
+// Every entry is widened to a double in a register, serves both products there, and may be kept as
+// a double for other panels. Sums along the rows stay in registers; sums along the columns come from
+// the first-level cache and go back to it, once for R rows. With v and its sums in that cache the
+// tile itself can stream from memory.
 // Vectors are GCC's and Clang's own, with an instruction named where compilers choose badly.
 #pragma once
 

@@ -193,14 +193,14 @@ template <bool ACROSS, bool DOWN, class T> class Product {
     // of the multiplications of a panel.
     void block(const T* entries, long long stride, int rows, long long first, long long vectors,
                Fetch<T> next) {
-        const bool widen = sizeof(T) < sizeof(double) && panels_.count >= WIDENED;
         const At at{rows, first, vectors};
         long long calls = panels_.calls(rows), k = 0;
-        if (widen) {
-            panel<true>(entries, stride, at, panels_[k++], next, calls);
-            for (; k < panels_.count; ++k)
-                panel<false>(memory_.wide, vectors * VECTOR, at, panels_[k], next, calls);
-        }
+        if constexpr (sizeof(T) < sizeof(double))
+            if (panels_.count >= WIDENED) {
+                panel<true>(entries, stride, at, panels_[k++], next, calls);
+                for (; k < panels_.count; ++k)
+                    panel<false>(memory_.wide, vectors * VECTOR, at, panels_[k], next, calls);
+            }
         for (; k < panels_.count; ++k) panel<false>(entries, stride, at, panels_[k], next, calls);
     }
 
